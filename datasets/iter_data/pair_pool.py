@@ -1,0 +1,62 @@
+"""Training pair pool of Real-ESRGAN (arXiv:2107.10833, Sec. 3.2), which mixes degradations within a batch."""
+from typing import Any
+
+import torch
+
+from iter_data.degradation import Pair
+
+
+class PairPool:
+    """Holds `size` earlier pairs; each batch is exchanged for one drawn from the pool at random.
+
+    The first batches only fill the pool and are returned as they are. BasicSR's queue shuffles itself whole at every
+    step; drawing the slots instead gives the same distribution without moving the pool. `size` need not be a multiple
+    of the batch. Raises ValueError if size < 1, or for a batch larger than the pool or of another shape than before.
+    """
+
+    def __init__(self, size: int):
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f'queue_size={size!r} must be an integer >= 1')
+        self.size = size
+        self.pairs: Pair | None = None
+        self.filled = 0
+
+    def exchange(self, pair: Pair, generator: torch.Generator) -> Pair:
+        """Put a batch in, take a batch of the same size out. generator: a CPU generator."""
+        count = len(pair.lq)
+        if count > self.size:
+            raise ValueError(f'queue_size={self.size} must be at least the batch size {count}')
+        if self.pairs is None:
+            self.pairs = Pair(*(image.new_zeros(self.size, *image.shape[1:]) for image in pair))
+        for name, image, pool in zip(Pair._fields, pair, self.pairs, strict=True):
+            if image.shape[1:] != pool.shape[1:]:
+                raise ValueError(f'{name} of shape {tuple(image.shape[1:])} must be {tuple(pool.shape[1:])} as in the '
+                                 'batches before it')
+        if self.filled + count <= self.size:
+            for image, pool in zip(pair, self.pairs, strict=True):
+                pool[self.filled:self.filled + count] = image
+            self.filled += count
+            return pair
+        slots = torch.randperm(self.filled, generator=generator)[:count].to(pair.lq.device)
+        taken = Pair(*(pool[slots] for pool in self.pairs))
+        for image, pool in zip(pair, self.pairs, strict=True):
+            pool[slots] = image
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """The filled part of the pool, for a checkpoint."""
+        images = None if self.pairs is None else {name: pool[:self.filled] for name, pool in self.pairs._asdict().items()}
+        return {'size': self.size, 'images': images}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str | None = None) -> None:
+        """Restore `state_dict()`; `device`: where the pool lives, by default where the saved images are."""
+        if state['size'] != self.size:
+            raise ValueError(f'queue_size={self.size} must be {state["size"]}, as in the checkpoint')
+        self.pairs, self.filled = None, 0
+        if state['images'] is not None:
+            saved = Pair(**state['images'])
+            self.filled = len(saved.lq)
+            self.pairs = Pair(*(image.new_zeros(self.size, *image.shape[1:], device=device or image.device)
+                                for image in saved))
+            for image, pool in zip(saved, self.pairs, strict=True):
+                pool[:self.filled] = image
