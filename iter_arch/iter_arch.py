@@ -1,0 +1,138 @@
+"""ITER: the four networks together, from an LQ image to its restoration (arXiv:2312.05616, Fig. 2 and Algorithm 2)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from iter_arch.lq_encoder_arch import LQEncoder
+from iter_arch.registration import register
+from iter_arch.sampling import OnStep, SamplingConfig, make_generators, sample
+from iter_arch.swin_vqgan_arch import SwinVQGAN
+from iter_arch.tiling import blend_tiles, make_tiles, pad_to_multiple
+from iter_arch.token_arch import TokenEvaluator, TokenRefiner
+
+
+class Restored(NamedTuple):
+    """image: (b, 3, sH, sW) RGB in [0, 1]; tokens: (b, h, w) int64 of the padded image; start_step: (b,) int64, T_s."""
+
+    image: Tensor
+    tokens: Tensor
+    start_step: Tensor
+
+
+@register(ARCH_REGISTRY)
+class ITER(nn.Module):
+    """SwinVQGAN, LQEncoder, TokenRefiner and TokenEvaluator; the defaults are the paper's.
+
+    Args:
+        scale: s, one of 1, 2, 4, 8.
+        vqgan, lq_encoder, refiner, evaluator: arguments of the four networks, without scale and number of codes, which
+            are the same for all.
+
+    ``config`` holds these arguments again, so that a checkpoint can carry them.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: int = 4,
+        vqgan: Mapping[str, Any] | None = None,
+        lq_encoder: Mapping[str, Any] | None = None,
+        refiner: Mapping[str, Any] | None = None,
+        evaluator: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        parts = {"vqgan": vqgan, "lq_encoder": lq_encoder, "refiner": refiner, "evaluator": evaluator}
+        self.config = {"scale": scale} | {name: dict(options or {}) for name, options in parts.items()}
+        self.scale = scale
+        self.vqgan = SwinVQGAN(**self.config["vqgan"])
+        num_codes = self.vqgan.quantizer.num_codes
+        self.lq_encoder = LQEncoder(scale=scale, num_codes=num_codes, **self.config["lq_encoder"])
+        self.refiner = TokenRefiner(num_codes=num_codes, **self.config["refiner"])
+        self.evaluator = TokenEvaluator(num_codes=num_codes, **self.config["evaluator"])
+        windows = {self.vqgan.window, *(m.swin.window for m in (self.lq_encoder, self.refiner, self.evaluator))}
+        if len(windows) > 1:
+            raise ValueError(f"window must be the same in all four networks, not {sorted(windows)}")
+        if self.vqgan.factor != 8:
+            raise ValueError(f"vqgan.multipliers must have 4 entries: a token is 8x8 pixels, not {self.vqgan.factor}")
+        self.window = windows.pop()
+
+    @property
+    def multiple(self) -> int:
+        """Pixels of the LQ image that sides are padded to a multiple of: one window of tokens."""
+        return self.window * self.vqgan.factor // self.scale
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """lq (b, 3, H/s, W/s) RGB in [0, 1], any size >= 1x1 -> (b, 3, H, W) in [0, 1]; default sampling, seed 0."""
+        return self.restore(lq).image
+
+    @torch.no_grad()
+    def restore(
+        self,
+        lq: Tensor,
+        *,
+        config: SamplingConfig | None = None,
+        seed: int | Sequence[int] = 0,
+        on_step: OnStep | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> Restored:
+        """Algorithm 2.
+
+        Args:
+            lq: (b, 3, H/s, W/s) float, RGB in [0, 1], any size >= 1x1.
+            config: default `SamplingConfig()`.
+            seed: one int (every image the same stream) or one an image. An image's result does not depend on the others
+                in the batch.
+            on_step: called with (t, tokens, mask), see `iter_arch.sampling.sample`.
+            tile: LQ pixels of a tile's side, at least one window (64 / s pixels); smaller peak memory for large images.
+                Rounded down to whole windows. None: no tiles.
+            overlap: LQ pixels that neighbouring tiles share, default a quarter of the tile, in whole tokens.
+        """
+        if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape:
+            raise ValueError(f"lq has shape {tuple(lq.shape)}; it must be (b, 3, height, width), nothing empty")
+        config = config or SamplingConfig()
+        height, width = lq.shape[-2] * self.scale, lq.shape[-1] * self.scale
+        padded = pad_to_multiple(lq, self.multiple)
+        unit = self.vqgan.factor // self.scale
+        h, w = padded.shape[-2] // unit, padded.shape[-1] // unit
+        side, shared = self._tile_tokens(tile, overlap, unit, h, w)
+        tiles = make_tiles(h, w, side, shared)
+
+        def tiled(run, factor: int = 1) -> Tensor:
+            return blend_tiles(run, tiles, h, w, overlap=shared, factor=factor)
+
+        S_l = tiled(lambda _, part: self.lq_encoder(part.crop(padded, unit))).argmax(1)
+        evaluator = [self.evaluator.context(part.crop(S_l)) for part in tiles]
+        good = tiled(lambda i, part: self.evaluator.logits(part.crop(S_l), evaluator[i])).float().softmax(1)[:, 1]
+        good = good >= config.alpha
+        refiner = [self.refiner.context(part.crop(S_l), part.crop(good)) for part in tiles]
+
+        def refine(tokens: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+            return tiled(lambda i, p: self.refiner.logits(p.crop(tokens), p.crop(mask), refiner[i].rows(rows)))
+
+        def evaluate(tokens: Tensor, rows: Tensor) -> Tensor:
+            return tiled(lambda i, p: self.evaluator.logits(p.crop(tokens), evaluator[i].rows(rows)))
+
+        generators = make_generators(seed, lq.shape[0], lq.device)
+        tokens, start_step = sample(
+            refine, evaluate, S_l, good, config=config, generators=generators, on_step=on_step
+        )
+        image = tiled(lambda _, part: self.vqgan.decode(part.crop(tokens)), self.vqgan.factor)
+        return Restored(image[..., :height, :width].to(lq.dtype), tokens, start_step)
+
+    def _tile_tokens(self, tile: int | None, overlap: int | None, unit: int, h: int, w: int) -> tuple[int, int]:
+        """Side and overlap of tiles in tokens."""
+        if tile is None:
+            return max(h, w), 0
+        if tile < self.multiple:
+            raise ValueError(f"tile={tile} must be at least one window of tokens, {self.multiple} LQ pixels at x{self.scale}")
+        side = tile // self.multiple * self.window
+        if overlap is None:
+            return side, side // 4
+        if not 0 <= overlap // unit < side:
+            raise ValueError(f"overlap={overlap} must be in [0, tile={tile})")
+        return side, overlap // unit

@@ -1,0 +1,56 @@
+"""Convolution blocks shared by the VQGAN and the LQ encoder (ITER, arXiv:2312.05616, Sec. 3.1; VQGAN, arXiv:2012.09841)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with VQGAN's 32 groups of at least four channels each.
+
+    Fewer groups below 128 channels: a group of one channel would be instance norm, which erases a channel's mean.
+    """
+    return nn.GroupNorm(max(1, min(32, channels // 4)), channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """norm - activation - conv3x3, twice, plus the input: (b, c_in, h, w) -> (b, c_out, h, w).
+
+    Args:
+        activation: ``nn.SiLU()`` in the VQGAN, ``nn.LeakyReLU(0.2)`` in the LQ encoder.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.activation = nn.SiLU() if activation is None else activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(self.activation(self.norm1(x)))
+        y = self.conv2(self.activation(self.norm2(y)))
+        return self.shortcut(x) + y
+
+
+class Downsample(nn.Module):
+    """Stride-2 conv3x3 after padding right and bottom by one: (b, c, h, w) -> (b, c, h/2, w/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest x2 and conv3x3: (b, c, h, w) -> (b, c, 2h, 2w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))

@@ -1,0 +1,217 @@
+"""Iterative refinement with evaluation: Algorithm 2 over callables, no networks inside (ITER, arXiv:2312.05616, Sec. 3.4)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import qmc
+from torch import Tensor
+
+from iter_arch.schedule import ceil_exact, check_schedule, mask_ratio
+
+SELECTIONS = ("evaluator", "confidence", "halton")
+
+Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
+Evaluate = Callable[[Tensor, Tensor], Tensor]
+OnStep = Callable[[int, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are sampled.
+
+    Args:
+        steps: T, at least 1.
+        alpha: threshold in [0, 1] on p_e(good) of the initial tokens (Eq. 6): low keeps S_l (fidelity), high redraws
+            more of it (texture).
+        schedule: gamma, see `iter_arch.schedule.mask_ratio`.
+        adaptive: start from the good tokens of S_l at step T_s (Eq. 6 and 7) instead of from an empty map at T.
+        selection: what decides which tokens are kept: 'evaluator' (phi_e, the paper), 'confidence' (MaskGIT's top-k of
+            the refiner's own probability), 'halton' (a low-discrepancy order of positions).
+        temperature: divides the refiner's logits, above 0.
+        reevaluate: judge kept tokens anew at each step. Otherwise a kept token stays kept.
+        redraw_kept: draw new tokens at kept positions too.
+    """
+
+    steps: int = 8
+    alpha: float = 0.5
+    schedule: str = "cosine"
+    adaptive: bool = True
+    selection: str = "evaluator"
+    temperature: float = 1.0
+    reevaluate: bool = True
+    redraw_kept: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int):
+            raise ValueError(f"val.sampling.steps={self.steps!r} must be an integer")
+        if self.steps < 1:
+            raise ValueError(f"val.sampling.steps={self.steps} must be >= 1")
+        for name in ("alpha", "temperature"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"val.sampling.{name}={value!r} must be a number")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"val.sampling.alpha={self.alpha} must be in [0, 1]")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"val.sampling.temperature={self.temperature} must be > 0")
+        try:
+            check_schedule(self.schedule)
+        except ValueError as error:
+            raise ValueError(f"val.sampling.{error}") from None
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"val.sampling.selection={self.selection!r} must be one of {', '.join(SELECTIONS)}")
+        for name in ("adaptive", "reevaluate", "redraw_kept"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"val.sampling.{name}={getattr(self, name)!r} must be true or false")
+
+    @classmethod
+    def released(cls) -> "SamplingConfig":
+        """The settings that the authors' released weights were tuned for."""
+        return cls(alpha=0.7, schedule="linear", reevaluate=False, redraw_kept=True)
+
+
+class Sampled(NamedTuple):
+    """tokens: (b, h, w) int64, S_0; start_step: (b,) int64, T_s of each image."""
+
+    tokens: Tensor
+    start_step: Tensor
+
+
+def keep_count(t: int, steps: int, num_tokens: int, schedule: str) -> int:
+    """k of Algorithm 2, line 12: tokens kept after step t: ceil((1 - gamma((t - 1) / T)) N)."""
+    if not 1 <= t <= steps:
+        raise ValueError(f"t={t} must be in [1, steps={steps}]")
+    return ceil_exact((1 - mask_ratio(schedule, (t - 1) / steps)) * num_tokens)
+
+
+def start_step(num_good: int, steps: int, num_tokens: int, schedule: str) -> int:
+    """T_s of Algorithm 2, lines 6 to 8: the latest step whose quota holds all tokens judged good."""
+    t = steps
+    while keep_count(t, steps, num_tokens, schedule) < num_good:
+        t -= 1
+    return t
+
+
+def make_generators(seed: int | Sequence[int], batch: int, device: torch.device) -> list[torch.Generator]:
+    """One generator an image; an int gives every image the same stream, a sequence has one seed an image."""
+    seeds = [seed] * batch if isinstance(seed, int) else list(seed)
+    if len(seeds) != batch:
+        raise ValueError(f"seed has {len(seeds)} values for a batch of {batch} images; pass one int, or one an image")
+    return [torch.Generator(device).manual_seed(s) for s in seeds]
+
+
+def draw_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Categorical draw by the inverse of the cumulated probabilities.
+
+    Args:
+        probabilities: (b, N, h, w) float32, summing to 1 over N.
+        uniform: (b, h, w) float32 in [0, 1).
+
+    Returns:
+        tokens (b, h, w) int64.
+    """
+    cumulated = probabilities.movedim(1, -1).cumsum(-1)
+    # Scaled by the sum, which rounding leaves slightly off 1.
+    threshold = uniform[..., None] * cumulated[..., -1:]
+    return torch.searchsorted(cumulated, threshold, right=True)[..., 0].clamp_max(probabilities.shape[1] - 1)
+
+
+def draw_without_replacement(log_weights: Tensor, k: int, uniform: Tensor) -> Tensor:
+    """k positions an image without replacement, by Gumbel top-k.
+
+    Args:
+        log_weights: (b, h, w) float32; +inf is always drawn first.
+        k: at most h * w.
+        uniform: (b, h, w) float32 in [0, 1).
+
+    Returns:
+        mask (b, h, w) bool with k True an image.
+    """
+    noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(uniform.dtype).tiny)))
+    return top_k(log_weights + noise, k)
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """scores (b, h, w) -> mask (b, h, w) bool, True at the k largest of each image."""
+    index = scores.flatten(1).topk(k, dim=1).indices
+    mask = scores.new_zeros(scores.shape, dtype=torch.bool)
+    return mask.flatten(1).scatter_(1, index, True).view_as(mask)
+
+
+def halton_scores(height: int, width: int, device: torch.device) -> Tensor:
+    """(height, width) float32, larger = earlier in the order in which a Halton sequence (bases 2, 3) meets the cells."""
+    cells = height * width
+    points = qmc.Halton(2, scramble=False).random(16 * cells)
+    # The few cells that so many points miss come last, in raster order.
+    order = np.append((points * (height, width)).astype(np.int64) @ (width, 1), np.arange(cells))
+    _, first = np.unique(order, return_index=True)
+    return torch.from_numpy(-first.argsort().argsort().astype(np.float32)).view(height, width).to(device)
+
+
+def sample(
+    refine: Refine,
+    evaluate: Evaluate,
+    tokens: Tensor,
+    good: Tensor,
+    *,
+    config: SamplingConfig,
+    generators: Sequence[torch.Generator],
+    on_step: OnStep | None = None,
+) -> Sampled:
+    """Algorithm 2 from line 3 on. Every image has its own T_s, quota and randomness, whatever else is in the batch.
+
+    Args:
+        refine: (S_t (k, h, w), m_t (k, h, w), rows (k,)) -> logits (k, N, h, w); rows are the indices in the batch.
+        evaluate: (S_t (k, h, w), rows (k,)) -> logits (k, 2, h, w), channel 1 'good'.
+        tokens: S_l (b, h, w) int64.
+        good: m_s of Eq. 6 (b, h, w) bool: tokens of S_l judged good.
+        generators: one an image, on the device of ``tokens``.
+        on_step: called with (t, S_t, m_t) for t = max(T_s)..0, m_t True = kept; tokens at masked positions mean nothing.
+    """
+    b, h, w = tokens.shape
+    n = h * w
+    if config.adaptive:
+        starts = [start_step(count, config.steps, n, config.schedule) for count in good.flatten(1).sum(1).tolist()]
+        mask = good
+    else:
+        starts = [config.steps] * b
+        mask = torch.zeros_like(good)
+    halton = halton_scores(h, w, tokens.device) if config.selection == "halton" else None
+    for t in range(max(starts), 0, -1):
+        if on_step is not None:
+            on_step(t, tokens, mask)
+        active = [i for i, start in enumerate(starts) if start >= t]
+        rows = torch.tensor(active, device=tokens.device)
+        kept, current = mask[rows], tokens[rows]
+
+        def uniform(active: list[int] = active) -> Tensor:
+            return torch.stack([torch.rand(h, w, device=tokens.device, generator=generators[i]) for i in active])
+
+        logits = refine(current, kept, rows).float() / config.temperature
+        probabilities = logits.softmax(1)
+        drawn = draw_tokens(probabilities, uniform())
+        current = drawn if config.redraw_kept else torch.where(kept, current, drawn)
+        k = keep_count(t, config.steps, n, config.schedule)
+        if k == n:
+            kept = torch.ones_like(kept)
+        else:
+            if config.selection == "evaluator":
+                scores = evaluate(current, rows).float().log_softmax(1)[:, 1]
+            elif config.selection == "confidence":
+                scores = probabilities.gather(1, current[:, None])[:, 0]
+            else:
+                scores = halton.expand_as(kept)
+            if not config.reevaluate:
+                scores = scores.masked_fill(kept, float("inf"))
+            kept = (
+                draw_without_replacement(scores, k, uniform())
+                if config.selection == "evaluator"
+                else top_k(scores, k)
+            )
+        tokens, mask = tokens.index_copy(0, rows, current), mask.index_copy(0, rows, kept)
+    if on_step is not None:
+        on_step(0, tokens, mask)
+    return Sampled(tokens, torch.tensor(starts, device=tokens.device))

@@ -1,0 +1,121 @@
+"""Swin-VQGAN: E_H, codebook and D_H, the token space everything else lives in (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from iter_arch.layers import Downsample, ResBlock, Upsample, group_norm
+from iter_arch.quantizer import VectorQuantizer
+from iter_arch.registration import register
+from iter_arch.swin import SwinStage
+
+
+class Encoded(NamedTuple):
+    """latent: (b, d, h, w) before quantisation; tokens: (b, h, w) int64; loss: () float32, the VQ loss of Eq. 1."""
+
+    latent: Tensor
+    tokens: Tensor
+    loss: Tensor
+
+
+class Reconstructed(NamedTuple):
+    """image: (b, 3, H, W), in eval mode clamped to [0, 1]; tokens: (b, h, w) int64; loss: () the VQ loss;
+    latent: (b, d, h, w) before quantisation."""
+
+    image: Tensor
+    tokens: Tensor
+    loss: Tensor
+    latent: Tensor
+
+
+@register(ARCH_REGISTRY)
+class SwinVQGAN(nn.Module):
+    """VQGAN with Swin blocks in the place of non-local attention; factor 8 between pixels and tokens for four levels.
+
+    Args:
+        base_channels: channels of the first level.
+        multipliers: channels of each level in units of ``base_channels``; every level but the first halves the size.
+        res_blocks: ResBlocks a level.
+        codebook_size, code_dim: N and d.
+        beta: weight of the commitment term.
+        swin_dim, swin_depth, swin: dim, depth and further arguments of `SwinStage`.
+
+    Images are RGB in [0, 1] with sides that are multiples of ``factor * window``.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 4),
+        res_blocks: int = 2,
+        codebook_size: int = 512,
+        code_dim: int = 128,
+        beta: float = 0.25,
+        swin_dim: int = 256,
+        swin_depth: int = 6,
+        **swin: Any,
+    ) -> None:
+        super().__init__()
+        self.factor = 2 ** (len(multipliers) - 1)
+        widths = [base_channels * m for m in multipliers]
+
+        def middle() -> list[nn.Module]:
+            width = widths[-1]
+            stage = SwinStage(width, dim=swin_dim, depth=swin_depth, **swin)
+            return [ResBlock(width, width), stage, ResBlock(width, width)]
+
+        encoder: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1)]
+        channels = widths[0]
+        for level, width in enumerate(widths):
+            encoder += [ResBlock(channels if i == 0 else width, width) for i in range(res_blocks)]
+            channels = width
+            if level < len(widths) - 1:
+                encoder.append(Downsample(width))
+        encoder += [*middle(), group_norm(channels), nn.Conv2d(channels, code_dim, 3, padding=1)]
+
+        decoder: list[nn.Module] = [nn.Conv2d(code_dim, channels, 3, padding=1), *middle()]
+        for level, width in enumerate(reversed(widths)):
+            if level > 0:
+                decoder.append(Upsample(channels))
+            decoder += [ResBlock(channels if i == 0 else width, width) for i in range(res_blocks)]
+            channels = width
+        decoder += [group_norm(channels), nn.Conv2d(channels, 3, 3, padding=1)]
+
+        self.window = next(m.window for m in encoder if isinstance(m, SwinStage))
+        self.encoder = nn.Sequential(*encoder)
+        self.quantizer = VectorQuantizer(codebook_size, code_dim, beta=beta)
+        self.decoder = nn.Sequential(*decoder)
+
+    def encode(self, image: Tensor) -> Encoded:
+        """image (b, 3, H, W) RGB in [0, 1] -> Encoded; h, w = H/8, W/8."""
+        latent = self.latent(image)
+        quantized = self.quantizer(latent)
+        return Encoded(latent, quantized.tokens, quantized.loss)
+
+    def latent(self, image: Tensor) -> Tensor:
+        """image (b, 3, H, W) RGB in [0, 1] -> E_H(image) (b, d, h, w), before quantisation."""
+        multiple = self.factor * self.window
+        if image.shape[-2] % multiple or image.shape[-1] % multiple:
+            raise ValueError(
+                f"image of {image.shape[-2]}x{image.shape[-1]} pixels must have sides that are multiples of {multiple}; "
+                "pad it first (iter_arch.tiling.pad_to_multiple)"
+            )
+        return self.encoder(image.clamp(0, 1) * 2 - 1)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens (b, h, w) int64 -> image (b, 3, 8h, 8w) RGB in [0, 1]."""
+        return self.decode_codes(self.quantizer.codes(tokens)).clamp(0, 1)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """codes (b, d, h, w) -> image (b, 3, 8h, 8w), nominally in [0, 1], not clamped."""
+        return (self.decoder(codes) + 1) / 2
+
+    def forward(self, image: Tensor) -> Reconstructed:
+        """image (b, 3, H, W) RGB in [0, 1] -> Reconstructed."""
+        latent = self.latent(image)
+        quantized = self.quantizer(latent)
+        output = self.decode_codes(quantized.codes)
+        return Reconstructed(output if self.training else output.clamp(0, 1), quantized.tokens, quantized.loss, latent)
