@@ -4,6 +4,7 @@ The order of operations and the distribution of every parameter are those of Bas
 is drawn once a batch there (resize factor and mode, kind of noise, second blur, order of JPEG and sinc) is drawn once
 a batch here; sigma, noise scale, gray noise and JPEG quality are drawn for each image. Workers call it with b = 1.
 """
+
 from copy import deepcopy
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from iter_data.kernels import Kernels
 from iter_data.options import DegradationOptions
 
 MIN_GT_SIZE = 32
-_RESIZE_MODES = ('area', 'bilinear', 'bicubic')
+_RESIZE_MODES = ("area", "bilinear", "bicubic")
 _USM_RADIUS, _USM_WEIGHT, _USM_THRESHOLD = 51, 0.5, 10  # BasicSR's USMSharp
 
 
@@ -31,8 +32,15 @@ class Pair(NamedTuple):
     gt: Tensor
 
 
-def make_pair(gt: Tensor, kernels: Kernels, *, scale: int, options: DegradationOptions, generator: torch.Generator,
-              crop_size: int | None = None) -> Pair:
+def make_pair(
+    gt: Tensor,
+    kernels: Kernels,
+    *,
+    scale: int,
+    options: DegradationOptions,
+    generator: torch.Generator,
+    crop_size: int | None = None,
+) -> Pair:
     """Sharpen the GT if `options.gt_usm` says so, degrade it, and cut the pair to `crop_size` at a random place.
 
     crop_size: side of the GT afterwards, a multiple of `scale`; None leaves the pair whole. The place is the same for
@@ -46,12 +54,13 @@ def make_pair(gt: Tensor, kernels: Kernels, *, scale: int, options: DegradationO
     side = crop_size // scale
     top, left = (torch.randint(length - side + 1, (), generator=generator).item() for length in lq.shape[-2:])
     rows, columns = slice(top * scale, (top + side) * scale), slice(left * scale, (left + side) * scale)
-    return Pair(lq[..., top:top + side, left:left + side].contiguous(), gt[..., rows, columns].contiguous())
+    return Pair(lq[..., top : top + side, left : left + side].contiguous(), gt[..., rows, columns].contiguous())
 
 
 @torch.no_grad()
-def degrade(gt: Tensor, kernels: Kernels, *, scale: int, options: DegradationOptions,
-            generator: torch.Generator) -> Tensor:
+def degrade(
+    gt: Tensor, kernels: Kernels, *, scale: int, options: DegradationOptions, generator: torch.Generator
+) -> Tensor:
     """Blur, resize, noise and JPEG twice, with the final sinc filter.
 
     gt: (b, 3, H, W) float32 RGB in [0, 1], H and W multiples of `scale` and >= 32, on any device.
@@ -62,18 +71,26 @@ def degrade(gt: Tensor, kernels: Kernels, *, scale: int, options: DegradationOpt
     """
     height, width = gt.shape[-2:]
     if gt.ndim != 4 or gt.shape[1] != 3 or gt.dtype != torch.float32:
-        raise ValueError(f'gt of shape {tuple(gt.shape)} and {gt.dtype} must be (b, 3, H, W) torch.float32')
+        raise ValueError(f"gt of shape {tuple(gt.shape)} and {gt.dtype} must be (b, 3, H, W) torch.float32")
     if min(height, width) < MIN_GT_SIZE or height % scale or width % scale:
-        raise ValueError(f'gt of {height}x{width} pixels must have sides >= {MIN_GT_SIZE} that are multiples of '
-                         f'scale={scale}: crop it first')
+        raise ValueError(
+            f"gt of {height}x{width} pixels must have sides >= {MIN_GT_SIZE} that are multiples of "
+            f"scale={scale}: crop it first"
+        )
     draw = _Draw(generator, gt.device)
 
     # ------------------------------- first round ------------------------------- #
     out = _blur(gt, kernels.kernel1)
     factor = draw.resize_factor(options.resize_prob, options.resize_range)
     out = F.interpolate(out, scale_factor=factor, mode=draw.choice(_RESIZE_MODES))
-    out = _add_noise(out, draw, options.gaussian_noise_prob, options.noise_range, options.poisson_scale_range,
-                     options.gray_noise_prob)
+    out = _add_noise(
+        out,
+        draw,
+        options.gaussian_noise_prob,
+        options.noise_range,
+        options.poisson_scale_range,
+        options.gray_noise_prob,
+    )
     out = _jpeg(out, draw.each(len(out), options.jpeg_range))
 
     # ------------------------------- second round ------------------------------- #
@@ -82,8 +99,14 @@ def degrade(gt: Tensor, kernels: Kernels, *, scale: int, options: DegradationOpt
     factor = draw.resize_factor(options.resize_prob2, options.resize_range2)
     size = [max(1, int(side / scale * factor)) for side in (height, width)]
     out = F.interpolate(out, size=size, mode=draw.choice(_RESIZE_MODES))
-    out = _add_noise(out, draw, options.gaussian_noise_prob2, options.noise_range2, options.poisson_scale_range2,
-                     options.gray_noise_prob2)
+    out = _add_noise(
+        out,
+        draw,
+        options.gaussian_noise_prob2,
+        options.noise_range2,
+        options.poisson_scale_range2,
+        options.gray_noise_prob2,
+    )
 
     # [resize back + sinc] and JPEG in either order; Real-ESRGAN found other orders to twist lines
     lq_size = (height // scale, width // scale)
@@ -105,9 +128,11 @@ def sharpen(gt: Tensor) -> Tensor:
     gt: (b, 3, H, W) float32 in [0, 1], H and W >= 26. Returns the same shape.
     """
     if min(gt.shape[-2:]) <= _USM_RADIUS // 2:
-        raise ValueError(f'gt of {gt.shape[-2]}x{gt.shape[-1]} pixels is too small to sharpen: both sides must be > '
-                         f'{_USM_RADIUS // 2}; use larger images or gt_usm: false')
-    if gt.device.type == 'cpu':
+        raise ValueError(
+            f"gt of {gt.shape[-2]}x{gt.shape[-1]} pixels is too small to sharpen: both sides must be > "
+            f"{_USM_RADIUS // 2}; use larger images or gt_usm: false"
+        )
+    if gt.device.type == "cpu":
         # OpenCV's separable filter is several times faster here than two convolutions
         images = [usm_sharp(image.permute(1, 2, 0).contiguous().numpy()) for image in gt]
         return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images]).contiguous()
@@ -120,7 +145,7 @@ def _gaussian_blur(image: Tensor) -> Tensor:
     # USMSharp's dense 51x51 kernel is the outer product of this one with itself
     line = torch.from_numpy(cv2.getGaussianKernel(_USM_RADIUS, 0)).to(image).reshape(1, 1, 1, -1)
     pad = _USM_RADIUS // 2
-    planes = F.pad(image, (pad, pad, pad, pad), mode='reflect').flatten(0, 1).unsqueeze(1)
+    planes = F.pad(image, (pad, pad, pad, pad), mode="reflect").flatten(0, 1).unsqueeze(1)
     return F.conv2d(F.conv2d(planes, line), line.transpose(2, 3)).view(image.shape)
 
 
@@ -131,7 +156,7 @@ class _Draw:
         self.host = generator
         self.device = device
         self.noise = generator
-        if device.type != 'cpu':
+        if device.type != "cpu":
             seed = torch.randint(2**63 - 1, (), generator=generator).item()
             self.noise = torch.Generator(device).manual_seed(seed)
 
@@ -160,12 +185,18 @@ def _blur(image: Tensor, kernels: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     # reflection is undefined for an image not larger than the padding: a small crop after a strong downscale
     missing = max(0, kernels.shape[-1] // 2 + 1 - min(height, width))
-    image = F.pad(image, (0, missing, 0, missing), mode='replicate').contiguous()
+    image = F.pad(image, (0, missing, 0, missing), mode="replicate").contiguous()
     return filter2D(image, kernels)[..., :height, :width]
 
 
-def _add_noise(image: Tensor, draw: _Draw, gaussian_prob: float, sigmas: tuple[float, float],
-               poisson_scales: tuple[float, float], gray_prob: float) -> Tensor:
+def _add_noise(
+    image: Tensor,
+    draw: _Draw,
+    gaussian_prob: float,
+    sigmas: tuple[float, float],
+    poisson_scales: tuple[float, float],
+    gray_prob: float,
+) -> Tensor:
     """Gaussian or Poisson noise, in colour or gray for each image; the result is clamped to [0, 1].
 
     The noise of basicsr.data.degradations (random_add_gaussian_noise_pt, random_add_poisson_noise_pt), drawn from a

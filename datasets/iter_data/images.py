@@ -1,4 +1,5 @@
 """Image files of a data set: listing them, and reading them so that a damaged one is noticed."""
+
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
-HOW_TO_GET_DATA = 'datasets/README.md says how to get and prepare the data'
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+HOW_TO_GET_DATA = "datasets/README.md says how to get and prepare the data"
 
 
 class UnreadableImage(Exception):
@@ -20,44 +21,45 @@ def list_images(folder: str | Path) -> list[str]:
     Raises FileNotFoundError if the folder is missing or holds no image.
     """
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f'image folder {str(folder)!r} does not exist: {HOW_TO_GET_DATA}')
+        raise FileNotFoundError(f"image folder {str(folder)!r} does not exist: {HOW_TO_GET_DATA}")
     paths, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         # a link back to a parent would be walked for ever
         real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith('.')) if real not in seen else []
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
         if real not in seen:
             paths += [os.path.join(parent, name) for name in files if is_image_name(name)]
         seen.add(real)
     if not paths:
-        raise FileNotFoundError(f'image folder {str(folder)!r} holds no image ({", ".join(IMAGE_SUFFIXES)}): '
-                                f'{HOW_TO_GET_DATA}')
+        raise FileNotFoundError(
+            f"image folder {str(folder)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}): {HOW_TO_GET_DATA}"
+        )
     return sorted(paths)
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file name is that of an image, and not hidden."""
-    return not name.startswith('.') and name.lower().endswith(IMAGE_SUFFIXES)
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def decode_image(data: bytes | None) -> np.ndarray:
     """Decode an image file to (h, w, 3) uint8 BGR, its EXIF orientation applied. Raises UnreadableImage."""
     if not data:
-        raise UnreadableImage('it is empty')
+        raise UnreadableImage("it is empty")
     # OpenCV fills what a truncated file lacks with gray and succeeds
     if _is_truncated(data):
-        raise UnreadableImage('it is truncated')
+        raise UnreadableImage("it is truncated")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise UnreadableImage(f'OpenCV cannot decode it ({error.err})') from error
+        raise UnreadableImage(f"OpenCV cannot decode it ({error.err})") from error
     if image is None:
-        raise UnreadableImage('it is not an image that OpenCV can decode')
+        raise UnreadableImage("it is not an image that OpenCV can decode")
     return image
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file to (h, w, 3) uint8 BGR. Raises UnreadableImage, with the reason, also if it cannot be opened."""
+    """Read an image file to (h, w, 3) uint8 BGR. Raises UnreadableImage, also if it cannot be opened."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -71,9 +73,9 @@ def common_parent(paths: Iterable[str]) -> str:
 
 
 def _is_truncated(data: bytes) -> bool:
-    if data.startswith(b'\xff\xd8'):
+    if data.startswith(b"\xff\xd8"):
         # the end marker must follow the last scan: an embedded thumbnail has markers of its own before it
-        return data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda')
-    if data.startswith(b'\x89PNG'):
-        return data.rfind(b'IEND') < 0
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    if data.startswith(b"\x89PNG"):
+        return data.rfind(b"IEND") < 0
     return False

@@ -1,4 +1,5 @@
 """Random blur and sinc kernels of the second-order degradation (Real-ESRGAN, arXiv:2107.10833, Sec. 3)."""
+
 import math
 import random
 from collections.abc import Iterator
@@ -46,10 +47,24 @@ def draw_kernels(options: DegradationOptions) -> Kernels:
     Returns kernel1 (k, k) with k = blur_kernel_size, kernel2 with k = blur_kernel_size2, and sinc_kernel (21, 21),
     which is a unit pulse where no final sinc filter was drawn.
     """
-    kernel1 = _draw_blur(options.blur_kernel_size, options.kernel_list, options.kernel_prob, options.sinc_prob,
-                         options.blur_sigma, options.betag_range, options.betap_range)
-    kernel2 = _draw_blur(options.blur_kernel_size2, options.kernel_list2, options.kernel_prob2, options.sinc_prob2,
-                         options.blur_sigma2, options.betag_range2, options.betap_range2)
+    kernel1 = _draw_blur(
+        options.blur_kernel_size,
+        options.kernel_list,
+        options.kernel_prob,
+        options.sinc_prob,
+        options.blur_sigma,
+        options.betag_range,
+        options.betap_range,
+    )
+    kernel2 = _draw_blur(
+        options.blur_kernel_size2,
+        options.kernel_list2,
+        options.kernel_prob2,
+        options.sinc_prob2,
+        options.blur_sigma2,
+        options.betag_range2,
+        options.betap_range2,
+    )
     if np.random.uniform() < options.final_sinc_prob:
         size = _draw_size(SINC_KERNEL_SIZE)
         sinc = circular_lowpass_kernel(np.random.uniform(np.pi / 3, np.pi), size, pad_to=SINC_KERNEL_SIZE)
@@ -63,8 +78,15 @@ def _draw_size(largest: int) -> int:
     return random.choice(range(7, largest + 1, 2))
 
 
-def _draw_blur(largest: int, kinds: tuple[str, ...], weights: tuple[float, ...], sinc_prob: float,
-               sigma: tuple[float, float], betag: tuple[float, float], betap: tuple[float, float]) -> np.ndarray:
+def _draw_blur(
+    largest: int,
+    kinds: tuple[str, ...],
+    weights: tuple[float, ...],
+    sinc_prob: float,
+    sigma: tuple[float, float],
+    betag: tuple[float, float],
+    betap: tuple[float, float],
+) -> np.ndarray:
     size = _draw_size(largest)
     if np.random.uniform() < sinc_prob:
         # a small kernel cannot hold the ringing of a low cut-off

@@ -3,12 +3,13 @@
 BasicSR spreads them over the dataset section and the top level of the option file; here they all stand in the
 `degradation:` sub-section of the dataset, and a key left out has the value of Real-ESRGAN's published option files.
 """
+
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-KERNEL_TYPES = ('iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso')
+KERNEL_TYPES = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 
 _REAL_ESRGAN_KERNEL_PROB = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 
@@ -19,8 +20,8 @@ def check_keys(given: Iterable[str], known: Iterable[str], section: str) -> None
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            remedy = f'did you mean {near[0]!r}?' if near else f'known keys: {", ".join(sorted(known))}'
-            raise ValueError(f'{section}.{key} is not an option of this section: {remedy}')
+            remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+            raise ValueError(f"{section}.{key} is not an option of this section: {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,68 +79,90 @@ class DegradationOptions:
     gt_usm: bool = True
 
     @classmethod
-    def from_dict(cls, section: Mapping[str, Any] | None, name: str = 'degradation') -> 'DegradationOptions':
+    def from_dict(cls, section: Mapping[str, Any] | None, name: str = "degradation") -> "DegradationOptions":
         """Read a yml section (None or {} gives Real-ESRGAN's values); `name` is how errors call the section.
 
         Raises ValueError for an unknown key (with the nearest known one) and for a value that breaks its rule.
         """
         section = {} if section is None else section
         if not isinstance(section, Mapping):
-            raise ValueError(f'{name}={section!r} must be a section of options, e.g. {name}: {{jpeg_range: [30, 95]}}')
+            raise ValueError(f"{name}={section!r} must be a section of options, e.g. {name}: {{jpeg_range: [30, 95]}}")
         check_keys(section, [field.name for field in fields(cls)], name)
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
         try:
             return cls(**values)
         except ValueError as error:
-            raise ValueError(f'{name}.{error}') from None
+            raise ValueError(f"{name}.{error}") from None
 
     def __post_init__(self) -> None:
-        self._check('gt_usm', isinstance(self.gt_usm, bool), 'must be true or false')
-        for key in ('sinc_prob', 'final_sinc_prob', 'gaussian_noise_prob', 'gray_noise_prob', 'second_blur_prob',
-                    'sinc_prob2', 'gaussian_noise_prob2', 'gray_noise_prob2'):
+        self._check("gt_usm", isinstance(self.gt_usm, bool), "must be true or false")
+        for key in (
+            "sinc_prob",
+            "final_sinc_prob",
+            "gaussian_noise_prob",
+            "gray_noise_prob",
+            "second_blur_prob",
+            "sinc_prob2",
+            "gaussian_noise_prob2",
+            "gray_noise_prob2",
+        ):
             value = getattr(self, key)
-            self._check(key, _is_number(value) and 0 <= value <= 1, 'must be a probability between 0 and 1')
-        for end in ('', '2'):
-            size, kinds = getattr(self, f'blur_kernel_size{end}'), getattr(self, f'kernel_list{end}')
-            self._check(f'blur_kernel_size{end}', isinstance(size, int) and size >= 7 and size % 2 == 1,
-                        'must be an odd integer >= 7, e.g. 21')
-            self._check(f'kernel_list{end}',
-                        isinstance(kinds, tuple) and len(kinds) > 0 and all(kind in KERNEL_TYPES for kind in kinds),
-                        f'must be a list of kernel types from {list(KERNEL_TYPES)}')
-            self._check_weights(f'kernel_prob{end}', len(kinds), f'one weight for each entry of kernel_list{end}')
-            self._check_weights(f'resize_prob{end}', 3, 'the weights of up, down and keep')
+            self._check(key, _is_number(value) and 0 <= value <= 1, "must be a probability between 0 and 1")
+        for end in ("", "2"):
+            size, kinds = getattr(self, f"blur_kernel_size{end}"), getattr(self, f"kernel_list{end}")
+            self._check(
+                f"blur_kernel_size{end}",
+                isinstance(size, int) and size >= 7 and size % 2 == 1,
+                "must be an odd integer >= 7, e.g. 21",
+            )
+            self._check(
+                f"kernel_list{end}",
+                isinstance(kinds, tuple) and len(kinds) > 0 and all(kind in KERNEL_TYPES for kind in kinds),
+                f"must be a list of kernel types from {list(KERNEL_TYPES)}",
+            )
+            self._check_weights(f"kernel_prob{end}", len(kinds), f"one weight for each entry of kernel_list{end}")
+            self._check_weights(f"resize_prob{end}", 3, "the weights of up, down and keep")
             # BasicSR asserts low < high for sigma, and draws beta on either side of 1
-            self._check_range(f'blur_sigma{end}', 1e-3, None, strict=True)
-            for key in (f'betag_range{end}', f'betap_range{end}'):
+            self._check_range(f"blur_sigma{end}", 1e-3, None, strict=True)
+            for key in (f"betag_range{end}", f"betap_range{end}"):
                 self._check_range(key, 1e-3, None)
                 low, high = getattr(self, key)
-                self._check(key, low <= 1 <= high, 'must contain 1: low <= 1 <= high')
-            self._check_range(f'resize_range{end}', 0.05, 16)
-            low, high = getattr(self, f'resize_range{end}')
-            self._check(f'resize_range{end}', low <= 1 <= high, 'must contain 1: it is [smallest down, largest up]')
-            self._check_range(f'noise_range{end}', 0, 255)
-            self._check_range(f'poisson_scale_range{end}', 0, None)
+                self._check(key, low <= 1 <= high, "must contain 1: low <= 1 <= high")
+            self._check_range(f"resize_range{end}", 0.05, 16)
+            low, high = getattr(self, f"resize_range{end}")
+            self._check(f"resize_range{end}", low <= 1 <= high, "must contain 1: it is [smallest down, largest up]")
+            self._check_range(f"noise_range{end}", 0, 255)
+            self._check_range(f"poisson_scale_range{end}", 0, None)
             # DiffJPEG divides by its quantisation tables, which are 0 at quality 100
-            self._check_range(f'jpeg_range{end}', 1, 99)
+            self._check_range(f"jpeg_range{end}", 1, 99)
 
     def _check(self, key: str, holds: bool, rule: str) -> None:
         if not holds:
             value = getattr(self, key)
-            raise ValueError(f'{key}={list(value) if isinstance(value, tuple) else value!r} {rule}')
+            raise ValueError(f"{key}={list(value) if isinstance(value, tuple) else value!r} {rule}")
 
     def _check_weights(self, key: str, count: int, meaning: str) -> None:
         value = getattr(self, key)
-        holds = (isinstance(value, tuple) and len(value) == count and all(_is_number(v) and v >= 0 for v in value)
-                 and sum(value) > 0)
-        self._check(key, holds, f'must be {count} numbers >= 0 that are not all 0: {meaning}')
+        holds = (
+            isinstance(value, tuple)
+            and len(value) == count
+            and all(_is_number(v) and v >= 0 for v in value)
+            and sum(value) > 0
+        )
+        self._check(key, holds, f"must be {count} numbers >= 0 that are not all 0: {meaning}")
 
     def _check_range(self, key: str, low: float, high: float | None, strict: bool = False) -> None:
         value = getattr(self, key)
-        holds = (isinstance(value, tuple) and len(value) == 2 and all(_is_number(v) for v in value)
-                 and low <= value[0] <= value[1] and (high is None or value[1] <= high)
-                 and not (strict and value[0] == value[1]))
-        rule = f'{low:g} <= low {"<" if strict else "<="} high' + ('' if high is None else f' <= {high:g}')
-        self._check(key, holds, f'must be [low, high] with {rule}')
+        holds = (
+            isinstance(value, tuple)
+            and len(value) == 2
+            and all(_is_number(v) for v in value)
+            and low <= value[0] <= value[1]
+            and (high is None or value[1] <= high)
+            and not (strict and value[0] == value[1])
+        )
+        rule = f"{low:g} <= low {'<' if strict else '<='} high" + ("" if high is None else f" <= {high:g}")
+        self._check(key, holds, f"must be [low, high] with {rule}")
 
 
 def _is_number(value: Any) -> bool:

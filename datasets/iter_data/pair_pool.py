@@ -1,4 +1,5 @@
 """Training pair pool of Real-ESRGAN (arXiv:2107.10833, Sec. 3.2), which mixes degradations within a batch."""
+
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ class PairPool:
 
     def __init__(self, size: int):
         if not isinstance(size, int) or size < 1:
-            raise ValueError(f'queue_size={size!r} must be an integer >= 1')
+            raise ValueError(f"queue_size={size!r} must be an integer >= 1")
         self.size = size
         self.pairs: Pair | None = None
         self.filled = 0
@@ -25,16 +26,18 @@ class PairPool:
         """Put a batch in, take a batch of the same size out. generator: a CPU generator."""
         count = len(pair.lq)
         if count > self.size:
-            raise ValueError(f'queue_size={self.size} must be at least the batch size {count}')
+            raise ValueError(f"queue_size={self.size} must be at least the batch size {count}")
         if self.pairs is None:
             self.pairs = Pair(*(image.new_zeros(self.size, *image.shape[1:]) for image in pair))
         for name, image, pool in zip(Pair._fields, pair, self.pairs, strict=True):
             if image.shape[1:] != pool.shape[1:]:
-                raise ValueError(f'{name} of shape {tuple(image.shape[1:])} must be {tuple(pool.shape[1:])} as in the '
-                                 'batches before it')
+                raise ValueError(
+                    f"{name} of shape {tuple(image.shape[1:])} must be {tuple(pool.shape[1:])} as in the "
+                    "batches before it"
+                )
         if self.filled + count <= self.size:
             for image, pool in zip(pair, self.pairs, strict=True):
-                pool[self.filled:self.filled + count] = image
+                pool[self.filled : self.filled + count] = image
             self.filled += count
             return pair
         slots = torch.randperm(self.filled, generator=generator)[:count].to(pair.lq.device)
@@ -45,18 +48,20 @@ class PairPool:
 
     def state_dict(self) -> dict[str, Any]:
         """The filled part of the pool, for a checkpoint."""
-        images = None if self.pairs is None else {name: pool[:self.filled] for name, pool in self.pairs._asdict().items()}
-        return {'size': self.size, 'images': images}
+        if self.pairs is None:
+            return {"size": self.size, "images": None}
+        return {"size": self.size, "images": {key: pool[: self.filled] for key, pool in self.pairs._asdict().items()}}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str | None = None) -> None:
         """Restore `state_dict()`; `device`: where the pool lives, by default where the saved images are."""
-        if state['size'] != self.size:
-            raise ValueError(f'queue_size={self.size} must be {state["size"]}, as in the checkpoint')
+        if state["size"] != self.size:
+            raise ValueError(f"queue_size={self.size} must be {state['size']}, as in the checkpoint")
         self.pairs, self.filled = None, 0
-        if state['images'] is not None:
-            saved = Pair(**state['images'])
+        if state["images"] is not None:
+            saved = Pair(**state["images"])
             self.filled = len(saved.lq)
-            self.pairs = Pair(*(image.new_zeros(self.size, *image.shape[1:], device=device or image.device)
-                                for image in saved))
+            self.pairs = Pair(
+                *(image.new_zeros(self.size, *image.shape[1:], device=device or image.device) for image in saved)
+            )
             for image, pool in zip(saved, self.pairs, strict=True):
-                pool[:self.filled] = image
+                pool[: self.filled] = image

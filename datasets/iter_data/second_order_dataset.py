@@ -1,4 +1,5 @@
 """GT crops with the kernels of Real-ESRGAN's second-order degradation (arXiv:2107.10833), or ready LQ/GT pairs."""
+
 import os
 import random
 import re
@@ -18,12 +19,36 @@ from iter_data.images import HOW_TO_GET_DATA, UnreadableImage, decode_image, lis
 from iter_data.kernels import Kernels, draw_kernels, seeded
 from iter_data.options import DegradationOptions, check_keys
 
-_OWN_KEYS = ('dataroot_gt', 'meta_info', 'io_backend', 'gt_size', 'crop_pad_size', 'use_hflip', 'use_rot',
-             'gt_resize_range', 'pad_small_gt', 'degrade_in_worker', 'degradation', 'seed')
+_OWN_KEYS = (
+    "dataroot_gt",
+    "meta_info",
+    "io_backend",
+    "gt_size",
+    "crop_pad_size",
+    "use_hflip",
+    "use_rot",
+    "gt_resize_range",
+    "pad_small_gt",
+    "degrade_in_worker",
+    "degradation",
+    "seed",
+)
 # what BasicSR reads from, or writes into, the section of any data set
-_BASICSR_KEYS = ('name', 'type', 'phase', 'scale', 'use_shuffle', 'num_worker_per_gpu', 'batch_size_per_gpu',
-                 'dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers')
-_META_LINE = re.compile(r'^(?P<name>.+?)(?:\s+\((?P<h>\d+),\s*(?P<w>\d+)(?:,\s*\d+)?\).*)?$')
+_BASICSR_KEYS = (
+    "name",
+    "type",
+    "phase",
+    "scale",
+    "use_shuffle",
+    "num_worker_per_gpu",
+    "batch_size_per_gpu",
+    "dataset_enlarge_ratio",
+    "prefetch_mode",
+    "num_prefetch_queue",
+    "pin_memory",
+    "persistent_workers",
+)
+_META_LINE = re.compile(r"^(?P<name>.+?)(?:\s+\((?P<h>\d+),\s*(?P<w>\d+)(?:,\s*\d+)?\).*)?$")
 _MAX_REPLACEMENTS = 100
 
 
@@ -61,36 +86,51 @@ class SecondOrderDegradationDataset(Dataset):
 
     def __init__(self, opt: Mapping[str, Any]):
         super().__init__()
-        self.phase = opt.get('phase', 'train')
-        section = f'datasets.{self.phase}'
+        self.phase = opt.get("phase", "train")
+        section = f"datasets.{self.phase}"
         _check_section(opt, section)
-        self.options = DegradationOptions.from_dict(opt.get('degradation'), f'{section}.degradation')
-        self.scale = _value(opt, section, 'scale', None, _is_count, 'must be 1, 2, 4 or another whole number')
-        self.use_hflip = _value(opt, section, 'use_hflip', True, _is_bool, 'must be true or false')
-        self.use_rot = _value(opt, section, 'use_rot', False, _is_bool, 'must be true or false')
-        self.pad_small_gt = _value(opt, section, 'pad_small_gt', False, _is_bool, 'must be true or false')
-        self.degrade_in_worker = _value(opt, section, 'degrade_in_worker', False, _is_bool, 'must be true or false')
-        self.seed = _value(opt, section, 'seed', 0, lambda v: v == 0 or _is_count(v), 'must be a whole number >= 0')
+        self.options = DegradationOptions.from_dict(opt.get("degradation"), f"{section}.degradation")
+        self.scale = _value(opt, section, "scale", None, _is_count, "must be 1, 2, 4 or another whole number")
+        self.use_hflip = _value(opt, section, "use_hflip", True, _is_bool, "must be true or false")
+        self.use_rot = _value(opt, section, "use_rot", False, _is_bool, "must be true or false")
+        self.pad_small_gt = _value(opt, section, "pad_small_gt", False, _is_bool, "must be true or false")
+        self.degrade_in_worker = _value(opt, section, "degrade_in_worker", False, _is_bool, "must be true or false")
+        self.seed = _value(opt, section, "seed", 0, lambda v: v == 0 or _is_count(v), "must be a whole number >= 0")
         self.resize_range = _value(
-            opt, section, 'gt_resize_range', None,
+            opt,
+            section,
+            "gt_resize_range",
+            None,
             lambda v: v is None or (isinstance(v, list | tuple) and len(v) == 2 and 0 < v[0] <= v[1] <= 1),
-            'must be [low, high] with 0 < low <= high <= 1')
-        if self.phase == 'train':
-            self.gt_size = _value(opt, section, 'gt_size', None, lambda v: _is_crop(v, self.scale),
-                                  f'must be a multiple of scale={self.scale} and >= {MIN_GT_SIZE}')
-            self.crop_size = _value(opt, section, 'crop_pad_size', self.gt_size,
-                                    lambda v: _is_crop(v, self.scale) and v >= self.gt_size,
-                                    f'must be a multiple of scale={self.scale} and >= gt_size={self.gt_size}')
-        self.io_backend = dict(opt.get('io_backend') or {'type': 'disk'})
+            "must be [low, high] with 0 < low <= high <= 1",
+        )
+        if self.phase == "train":
+            self.gt_size = _value(
+                opt,
+                section,
+                "gt_size",
+                None,
+                lambda v: _is_crop(v, self.scale),
+                f"must be a multiple of scale={self.scale} and >= {MIN_GT_SIZE}",
+            )
+            self.crop_size = _value(
+                opt,
+                section,
+                "crop_pad_size",
+                self.gt_size,
+                lambda v: _is_crop(v, self.scale) and v >= self.gt_size,
+                f"must be a multiple of scale={self.scale} and >= gt_size={self.gt_size}",
+            )
+        self.io_backend = dict(opt.get("io_backend") or {"type": "disk"})
         _check_io_backend(self.io_backend, section)
-        roots, metas = opt.get('dataroot_gt'), opt.get('meta_info')
-        if self.io_backend['type'] == 'lmdb':
+        roots, metas = opt.get("dataroot_gt"), opt.get("meta_info")
+        if self.io_backend["type"] == "lmdb":
             entries = _lmdb_entries(roots, metas, section)
-            self.io_backend.update(db_paths=[roots], client_keys=['gt'])
+            self.io_backend.update(db_paths=[roots], client_keys=["gt"])
         else:
             entries = _disk_entries(roots, metas, section)
         self.paths = [path for path, _ in entries]
-        if self.phase == 'train' and not self.pad_small_gt:
+        if self.phase == "train" and not self.pad_small_gt:
             for path, size in entries:
                 if size is not None:
                     self._check_size(path, *size)
@@ -103,14 +143,14 @@ class SecondOrderDegradationDataset(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if self.phase == 'train':
+        if self.phase == "train":
             return self.sample(index, torch.randint(2**63 - 1, ()).item())
         # far apart, so that no item of one seed is an item of the next
         return self.sample(index, self.seed * 2**32 + index)
 
     def __getstate__(self) -> dict[str, Any]:
         # an open LMDB cannot be sent to a spawned worker
-        return self.__dict__ | {'_client': None}
+        return self.__dict__ | {"_client": None}
 
     @property
     def unreadable(self) -> list[str]:
@@ -122,19 +162,25 @@ class SecondOrderDegradationDataset(Dataset):
         # one draw order with BasicSR's RealESRGANDataset: flips, crop, kernels
         with seeded(seed):
             image, path = self._read(index)
-            if self.phase == 'train':
+            if self.phase == "train":
                 image = self._crop(self._flip(image), path)
             else:
                 height, width = (side - side % self.scale for side in image.shape[:2])
                 image = image[:height, :width]
             kernels = draw_kernels(self.options)
         gt = _to_tensor(image)
-        if self.phase == 'train' and not self.degrade_in_worker:
-            return {'gt': gt, **kernels._asdict(), 'gt_path': path}
-        crop_size = self.gt_size if self.phase == 'train' else None
-        pair = make_pair(gt[None], Kernels(*(kernel[None] for kernel in kernels)), scale=self.scale,
-                         options=self.options, generator=torch.Generator().manual_seed(seed), crop_size=crop_size)
-        return {'lq': pair.lq[0], 'gt': pair.gt[0], 'lq_path': path, 'gt_path': path}
+        if self.phase == "train" and not self.degrade_in_worker:
+            return {"gt": gt, **kernels._asdict(), "gt_path": path}
+        crop_size = self.gt_size if self.phase == "train" else None
+        pair = make_pair(
+            gt[None],
+            Kernels(*(kernel[None] for kernel in kernels)),
+            scale=self.scale,
+            options=self.options,
+            generator=torch.Generator().manual_seed(seed),
+            crop_size=crop_size,
+        )
+        return {"lq": pair.lq[0], "gt": pair.gt[0], "lq_path": path, "gt_path": path}
 
     def _read(self, index: int) -> tuple[np.ndarray, str]:
         for _ in range(_MAX_REPLACEMENTS):
@@ -144,20 +190,24 @@ class SecondOrderDegradationDataset(Dataset):
                     return decode_image(self._read_bytes(path)), path
                 except (UnreadableImage, OSError) as error:
                     self._is_unreadable[index] = True
-                    get_root_logger().warning(f'{path} cannot be read and is replaced by another image: {error}. '
-                                              f'Unreadable so far: {int(self._is_unreadable.sum())}')
-            if self.phase != 'train':
-                raise ValueError(f'{path} cannot be read: repair it or take it out of {self.phase}')
+                    get_root_logger().warning(
+                        f"{path} cannot be read and is replaced by another image: {error}. "
+                        f"Unreadable so far: {int(self._is_unreadable.sum())}"
+                    )
+            if self.phase != "train":
+                raise ValueError(f"{path} cannot be read: repair it or take it out of {self.phase}")
             index = random.randrange(len(self.paths))
-        raise RuntimeError(f'{_MAX_REPLACEMENTS} images in a row could not be read ({len(self.unreadable)} of '
-                           f'{len(self)} so far, e.g. {path}): check the data set')
+        raise RuntimeError(
+            f"{_MAX_REPLACEMENTS} images in a row could not be read ({len(self.unreadable)} of "
+            f"{len(self)} so far, e.g. {path}): check the data set"
+        )
 
     def _read_bytes(self, path: str) -> bytes | None:
         # a client (an open LMDB) must not cross a fork
         if self._client is None or self._client_pid != os.getpid():
             backend = dict(self.io_backend)
-            self._client, self._client_pid = FileClient(backend.pop('type'), **backend), os.getpid()
-        return self._client.get(path, 'gt')
+            self._client, self._client_pid = FileClient(backend.pop("type"), **backend), os.getpid()
+        return self._client.get(path, "gt")
 
     def _flip(self, image: np.ndarray) -> np.ndarray:
         # basicsr.data.transforms.augment on views: only the crop is copied
@@ -175,8 +225,9 @@ class SecondOrderDegradationDataset(Dataset):
         if min(height, width) < size:
             if not self.pad_small_gt:
                 self._check_size(path, height, width)
-            image = cv2.copyMakeBorder(np.ascontiguousarray(image), 0, max(0, size - height), 0, max(0, size - width),
-                                       cv2.BORDER_REFLECT_101)
+            image = cv2.copyMakeBorder(
+                np.ascontiguousarray(image), 0, max(0, size - height), 0, max(0, size - width), cv2.BORDER_REFLECT_101
+            )
             height, width = image.shape[:2]
         region = size
         if self.resize_range is not None:
@@ -184,31 +235,40 @@ class SecondOrderDegradationDataset(Dataset):
             region = min(round(size / random.uniform(*self.resize_range)), height, width)
         top = random.randint(0, height - region) if height > size or width > size else 0
         left = random.randint(0, width - region) if height > size or width > size else 0
-        image = image[top:top + region, left:left + region]
+        image = image[top : top + region, left : left + region]
         if region > size:
             image = cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=cv2.INTER_AREA)
         return image
 
     def _check_size(self, path: str, height: int, width: int) -> None:
         if min(height, width) < self.crop_size:
-            raise ValueError(f'{path} has {height}x{width} pixels, but both sides must be >= the crop of '
-                             f'{self.crop_size} pixels: remove it, lower gt_size (or crop_pad_size), or set '
-                             'pad_small_gt: true')
+            raise ValueError(
+                f"{path} has {height}x{width} pixels, but both sides must be >= the crop of "
+                f"{self.crop_size} pixels: remove it, lower gt_size (or crop_pad_size), or set "
+                "pad_small_gt: true"
+            )
 
 
-def batch_to_pair(batch: Mapping[str, Any], *, device: torch.device | str, scale: int, options: DegradationOptions,
-                  generator: torch.Generator, crop_size: int | None = None) -> Pair:
+def batch_to_pair(
+    batch: Mapping[str, Any],
+    *,
+    device: torch.device | str,
+    scale: int,
+    options: DegradationOptions,
+    generator: torch.Generator,
+    crop_size: int | None = None,
+) -> Pair:
     """Turn a batch of `SecondOrderDegradationDataset` into a pair on `device`: the sharpened GT and its LQ.
 
     batch: 'gt' (b, 3, H, W), 'kernel1', 'kernel2', 'sinc_kernel' (b, k, k). generator: a CPU generator. crop_size: the
     pair is cut to this GT size at a random place, for data sets with crop_pad_size. A batch that has 'lq' already
     (degrade_in_worker, or any paired data set) is moved to the device and left as it is.
     """
-    moved = {key: batch[key].to(device, non_blocking=True) for key in ('lq', 'gt', *Kernels._fields) if key in batch}
-    if 'lq' in moved:
-        return Pair(moved['lq'], moved['gt'])
+    moved = {key: batch[key].to(device, non_blocking=True) for key in ("lq", "gt", *Kernels._fields) if key in batch}
+    if "lq" in moved:
+        return Pair(moved["lq"], moved["gt"])
     kernels = Kernels(*(moved[name] for name in Kernels._fields))
-    return make_pair(moved['gt'], kernels, scale=scale, options=options, generator=generator, crop_size=crop_size)
+    return make_pair(moved["gt"], kernels, scale=scale, options=options, generator=generator, crop_size=crop_size)
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
@@ -219,7 +279,7 @@ def _to_tensor(image: np.ndarray) -> Tensor:
 def _check_section(opt: Mapping[str, Any], section: str) -> None:
     for key in opt:
         if key in DegradationOptions.__dataclass_fields__:
-            raise ValueError(f'{section}.{key} belongs into the sub-section {section}.degradation: move it there')
+            raise ValueError(f"{section}.{key} belongs into the sub-section {section}.degradation: move it there")
     check_keys(opt, (*_OWN_KEYS, *_BASICSR_KEYS), section)
 
 
@@ -227,7 +287,7 @@ def _value(opt: Mapping[str, Any], section: str, key: str, default: Any, is_vali
     value = opt.get(key)
     value = default if value is None else value
     if not is_valid(value):
-        raise ValueError(f'{section}.{key}={value!r} {rule}')
+        raise ValueError(f"{section}.{key}={value!r} {rule}")
     return value
 
 
@@ -244,19 +304,22 @@ def _is_crop(value: Any, scale: int) -> bool:
 
 
 def _check_io_backend(backend: Mapping[str, Any], section: str) -> None:
-    check_keys(backend, ('type', ), f'{section}.io_backend')
-    if backend.get('type') not in ('disk', 'lmdb'):
-        raise ValueError(f'{section}.io_backend.type={backend.get("type")!r} must be disk or lmdb')
+    check_keys(backend, ("type",), f"{section}.io_backend")
+    if backend.get("type") not in ("disk", "lmdb"):
+        raise ValueError(f"{section}.io_backend.type={backend.get('type')!r} must be disk or lmdb")
 
 
 def _lmdb_entries(root: Any, meta: Any, section: str) -> list[tuple[str, tuple[int, int] | None]]:
-    if not isinstance(root, str) or not root.rstrip('/').endswith('.lmdb'):
-        raise ValueError(f'{section}.dataroot_gt={root!r} must be one folder whose name ends in .lmdb with io_backend '
-                         'type lmdb')
+    if not isinstance(root, str) or not root.rstrip("/").endswith(".lmdb"):
+        raise ValueError(
+            f"{section}.dataroot_gt={root!r} must be one folder whose name ends in .lmdb with io_backend type lmdb"
+        )
     if not os.path.isdir(root):
-        raise FileNotFoundError(f'{section}.dataroot_gt={root!r} does not exist: make it with `python -m '
-                                f'iter_data.prepare lmdb`; {HOW_TO_GET_DATA}')
-    entries = _read_meta_info(meta or os.path.join(root, 'meta_info.txt'), section)
+        raise FileNotFoundError(
+            f"{section}.dataroot_gt={root!r} does not exist: make it with `python -m "
+            f"iter_data.prepare lmdb`; {HOW_TO_GET_DATA}"
+        )
+    entries = _read_meta_info(meta or os.path.join(root, "meta_info.txt"), section)
     # BasicSR's keys are the names without their extension
     return [(os.path.splitext(name)[0], size) for name, size in entries]
 
@@ -265,26 +328,30 @@ def _disk_entries(roots: Any, metas: Any, section: str) -> list[tuple[str, tuple
     roots = [roots] if isinstance(roots, str) else roots
     metas = [metas] if isinstance(metas, str) else metas
     if not isinstance(roots, list) or not roots or not all(isinstance(root, str) for root in roots):
-        raise ValueError(f'{section}.dataroot_gt={roots!r} must be an image folder or a list of image folders')
+        raise ValueError(f"{section}.dataroot_gt={roots!r} must be an image folder or a list of image folders")
     if not metas:
         return [(path, None) for root in roots for path in list_images(root)]
     if len(metas) != len(roots):
-        raise ValueError(f'{section}.meta_info={metas!r} must name one file for each folder of dataroot_gt={roots!r}')
-    return [(os.path.join(root, name), size) for root, meta in zip(roots, metas, strict=True)
-            for name, size in _read_meta_info(meta, section)]
+        raise ValueError(f"{section}.meta_info={metas!r} must name one file for each folder of dataroot_gt={roots!r}")
+    return [
+        (os.path.join(root, name), size)
+        for root, meta in zip(roots, metas, strict=True)
+        for name, size in _read_meta_info(meta, section)
+    ]
 
 
 def _read_meta_info(path: str, section: str) -> list[tuple[str, tuple[int, int] | None]]:
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'{section}.meta_info={path!r} does not exist: make it with `python -m '
-                                'iter_data.prepare meta-info`')
-    with open(path, encoding='utf-8') as file:
+        raise FileNotFoundError(
+            f"{section}.meta_info={path!r} does not exist: make it with `python -m iter_data.prepare meta-info`"
+        )
+    with open(path, encoding="utf-8") as file:
         matches = [_META_LINE.match(line.strip()) for line in file if line.strip()]
     if not matches:
-        raise ValueError(f'{section}.meta_info={path!r} names no image')
-    return [(match['name'], (int(match['h']), int(match['w'])) if match['h'] else None) for match in matches]
+        raise ValueError(f"{section}.meta_info={path!r} names no image")
+    return [(match["name"], (int(match["h"]), int(match["w"])) if match["h"] else None) for match in matches]
 
 
-if 'SecondOrderDegradationDataset' not in DATASET_REGISTRY:
+if "SecondOrderDegradationDataset" not in DATASET_REGISTRY:
     # BasicSR's registry refuses a second import of the same module under another name
     DATASET_REGISTRY.register(SecondOrderDegradationDataset)
