@@ -97,7 +97,7 @@ def read_image(path: str | Path) -> Photo:
     if icc_profile is not None and icc_profile[16:20] != (b"GRAY" if is_gray else b"RGB "):
         icc_profile = None
     return Photo(
-        rgb=np.ascontiguousarray(np.broadcast_to(scaled[..., :colors], (*scaled.shape[:2], 3))),
+        rgb=scaled[..., :1].repeat(3, axis=2) if is_gray else np.ascontiguousarray(scaled[..., :3]),
         alpha=np.ascontiguousarray(scaled[..., colors]) if scaled.shape[2] > colors else None,
         bit_depth=8 * pixels.itemsize,
         is_gray=is_gray,

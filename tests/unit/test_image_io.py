@@ -90,7 +90,7 @@ def check(photo, pixels, *, bits, gray=False, alpha=None, tolerance=0):
     """The photo holds these pixels (H, W) or (H, W, 3), within ``tolerance`` levels."""
     top = 2**bits - 1
     assert photo.rgb.dtype == np.float32
-    assert photo.rgb.flags.c_contiguous
+    assert photo.rgb.flags.c_contiguous and photo.rgb.flags.writeable
     expected = pixels[..., None].repeat(3, axis=2) if pixels.ndim == 2 else pixels
     assert photo.rgb.shape == expected.shape
     assert np.abs(photo.rgb * top - expected.astype(np.float64)).max() <= tolerance + 0.01

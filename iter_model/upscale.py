@@ -1,0 +1,299 @@
+"""`basicsr upscale`: restores photos with ITER (arXiv:2312.05616) and writes each as a PNG file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from iter_arch import ITER, SamplingConfig, load_pretrained
+from iter_arch.color import match_color
+from iter_model.image_io import Photo, UnreadableImageError, is_image, read_image, write_image
+
+DEFAULT_MODEL = "iter_tiny_x4"
+# Pixels of the restored image; the side of a tile in the input is this divided by the scale.
+DEFAULT_TILE = 1024
+
+EPILOG = """\
+examples:
+  basicsr upscale -i photos/ -o results/
+  basicsr upscale -i old.jpg -o results/ --alpha 0.3 --steps 16 --seed 1
+  basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/iter.safetensors --device cpu
+
+exit status: 0 all restored; 1 some were not (each is named, the others are written); 2 wrong usage, nothing written;
+130 interrupted
+"""
+
+SAMPLING_HELP = {
+    "steps": ("T", "refinement steps, at least 1"),
+    "alpha": ("A", "in [0, 1]; low keeps more of the first estimate (fidelity), high redraws more of it (texture)"),
+    "schedule": ("NAME", "share of masked tokens over the steps: cosine, linear or pow<p>"),
+    "adaptive": (None, "start from the tokens of the first estimate that are judged good"),
+    "selection": ("NAME", "what decides which tokens are kept: evaluator, confidence or halton"),
+    "temperature": ("X", "of the token draws, above 0; low is more careful"),
+    "reevaluate": (None, "judge kept tokens anew at each step"),
+    "redraw_kept": (None, "draw new tokens at kept positions too"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `basicsr upscale`; those of the sampling are the fields of `SamplingConfig`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "-i", "--input", type=Path, required=True, metavar="IN", help="image, or folder of images (not its subfolders)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results, OUT/<name>.png"
+    )
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME_OR_PATH",
+        help="shipped weights or a file (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the token draws (default: %(default)s)")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="restore larger images in tiles of this side, in input pixels; 0: never "
+        f"(default: {DEFAULT_TILE} / scale, {DEFAULT_TILE // 4} for x4)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: cuda where there is one (default: auto)",
+    )
+    parser.add_argument(
+        "--no-color-correction",
+        dest="color_correction",
+        action="store_false",
+        help="do not give the result the channel means and deviations of the input",
+    )
+    group = parser.add_argument_group("sampling")
+    for field in dataclasses.fields(SamplingConfig):
+        flag = f"--{field.name.replace('_', '-')}"
+        metavar, text = SAMPLING_HELP[field.name]
+        if isinstance(field.default, bool):
+            on_off = "on" if field.default else "off"
+            group.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=field.default, help=f"{text} (default: {on_off})"
+            )
+        else:
+            group.add_argument(
+                flag,
+                type=type(field.default),
+                default=field.default,
+                metavar=metavar,
+                help=f"{text} (default: %(default)s)",
+            )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Restore ``args.input`` into ``args.output``; all options are those of `add_arguments`.
+
+    Returns:
+        The exit status: 0 all restored, 1 some were not, 2 wrong usage (nothing was written), 130 interrupted.
+    """
+    try:
+        try:
+            config = sampling_config(args)
+            jobs = plan(args.input, args.output)
+            device = choose_device(args.device)
+            net = load_pretrained(args.model).to(device)
+            tile = choose_tile(args.tile, net)
+            args.output.mkdir(parents=True, exist_ok=True)
+        except (ValueError, OSError) as error:
+            print(f"basicsr upscale: error: {error}", file=sys.stderr)
+            return 2
+        options = {"config": config, "seed": args.seed, "tile": tile, "color_correction": args.color_correction}
+        failed = restore_files(net, jobs, **options)
+    except KeyboardInterrupt:
+        print(f"interrupted; images finished so far are in {args.output}", file=sys.stderr)
+        return 130
+    images = "1 image" if len(jobs) == 1 else f"{len(jobs)} images"
+    print(f"restored {len(jobs) - failed} of {images} in {args.output}" + (f" ({failed} failed)" if failed else ""))
+    return 1 if failed else 0
+
+
+def restore_files(net: ITER, jobs: list[tuple[Path, Path]], **options: Any) -> int:
+    """Restore every source of ``jobs`` to its target, with the options of `restore`; name and count those that fail."""
+    failed = 0
+    # disable=None: no bar where stderr is not a terminal.
+    for source, target in tqdm(jobs, desc="upscale", unit="image", disable=None):
+        try:
+            photo = restore(net, read_image(source), **options, on_retry=partial(say_retry, source))
+            write_image(target, photo)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            failed += 1
+            named = isinstance(error, UnreadableImageError)
+            say(f"not restored: {error}" if named else f"not restored: {source}: {str(error) or type(error).__name__}")
+    return failed
+
+
+def say_retry(source: Path, side: int) -> None:
+    say(f"{source}: out of GPU memory, trying again with tiles of {side} pixels")
+
+
+def say(message: str) -> None:
+    """Print a line to stderr without tearing the progress bar."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def sampling_config(args: argparse.Namespace) -> SamplingConfig:
+    """The sampling options; ValueError names a wrong one as it is written on the command line."""
+    if not 0 <= args.seed < 2**63:
+        raise ValueError(f"--seed={args.seed} must be in [0, 2**63)")
+    try:
+        return SamplingConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SamplingConfig)})
+    except ValueError as error:
+        raise ValueError(str(error).replace("val.sampling.", "--")) from None
+
+
+def plan(source: Path, output: Path) -> list[tuple[Path, Path]]:
+    """Which file is restored to which, in the order of their names.
+
+    Every file of the folder counts, whatever its suffix, so that a photo of an unknown kind is reported and not passed
+    over; hidden files and subfolders do not.
+
+    Raises:
+        FileNotFoundError: ``source`` does not exist.
+        ValueError: it is an empty folder, ``output`` cannot be a folder, two images would be written to one file, or
+            one over an input.
+    """
+    if source.is_dir():
+        inputs = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+        if not inputs:
+            raise ValueError(f"-i {source} holds no files; expected images in it (subfolders are not searched)")
+    elif source.exists():
+        inputs = [source]
+    else:
+        raise FileNotFoundError(f"-i {source} does not exist; give an image or a folder of images")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"-o {output} is a file; give a folder, results are written to it as <name>.png")
+    if output.suffix.lower() in (".png", ".jpg", ".jpeg") and not output.exists():
+        raise ValueError(f"-o {output} looks like a file; give a folder, results are written to it as <name>.png")
+
+    jobs = [(path, output / f"{path.stem}.png") for path in inputs]
+    same_target: dict[Path, list[Path]] = {}
+    for path, target in jobs:
+        same_target.setdefault(target, []).append(path)
+    for target, paths in same_target.items():
+        # A video or a note beside a photo of the same name is no second image.
+        images = [path for path in paths if is_image(path)] if len(paths) > 1 else paths
+        if len(images) > 1:
+            raise ValueError(f"{' and '.join(map(str, images))} would both be written to {target}; rename one of them")
+    identities = {identity(path): path for path in inputs}
+    for target in same_target:
+        if target.exists() and identity(target) in identities:
+            raise ValueError(
+                f"{target} would overwrite the input {identities[identity(target)]}; give another folder with -o"
+            )
+    return jobs
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Equal for two paths of the same file, through links and letter case."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of --device; ValueError if there is no such one here."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device=cuda: PyTorch finds no usable CUDA device here; use --device=cpu or --device=auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_tile(tile: int | None, net: ITER) -> int | None:
+    """Side of tiles in LQ pixels for --tile, None for no tiles."""
+    if tile is None:
+        return max(DEFAULT_TILE // net.scale, net.multiple)
+    if tile != 0 and tile < net.multiple:
+        raise ValueError(f"--tile={tile} must be 0 (never) or at least {net.multiple} for this model (x{net.scale})")
+    return tile or None
+
+
+def restore(
+    net: ITER,
+    photo: Photo,
+    *,
+    config: SamplingConfig,
+    seed: int,
+    tile: int | None,
+    color_correction: bool = True,
+    on_retry: Callable[[int], None] = lambda side: None,
+) -> Photo:
+    """Restore a photo of any size to ``net.scale`` times its size, of the same kind: gray, alpha and bit depth stay.
+
+    Gray is restored as three equal channels. Alpha is upscaled bicubically; what a file holds under fully transparent
+    pixels is replaced by the nearest visible colour first, lest it bleeds into the edges.
+
+    Args:
+        tile: see `ITER.restore`; halved as long as the GPU runs out of memory, then ``on_retry(side)`` is called.
+        color_correction: apply Eq. 10 to the whole image.
+
+    Raises:
+        RuntimeError: out of GPU memory even with the smallest tiles.
+    """
+    rgb = photo.rgb if photo.alpha is None else fill_transparent(photo.rgb, photo.alpha)
+    device = next(net.parameters()).device
+    lq = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(device)
+    image = restore_within_memory(net, lq, config=config, seed=seed, tile=tile, on_retry=on_retry)
+    if color_correction:
+        image = match_color(image, lq)
+    alpha = photo.alpha
+    if alpha is not None:
+        size = (alpha.shape[1] * net.scale, alpha.shape[0] * net.scale)
+        alpha = np.clip(cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC), 0, 1)
+    return photo._replace(rgb=image[0].permute(1, 2, 0).cpu().numpy(), alpha=alpha)
+
+
+def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Give fully transparent pixels the colour of the nearest other one; rgb (H, W, 3), alpha (H, W)."""
+    from scipy.ndimage import distance_transform_edt
+
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return rgb
+    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return rgb[rows, columns]
+
+
+def restore_within_memory(
+    net: ITER,
+    lq: Tensor,
+    *,
+    config: SamplingConfig,
+    seed: int,
+    tile: int | None,
+    on_retry: Callable[[int], None],
+) -> Tensor:
+    """`ITER.restore` of one image (1, 3, h, w), with ever smaller tiles while the GPU runs out of memory."""
+    while True:
+        try:
+            return net.restore(lq, config=config, seed=seed, tile=tile).image
+        except torch.cuda.OutOfMemoryError:
+            pass  # the next try starts outside: the exception holds on to the tensors of this one
+        side = max(lq.shape[2:])
+        side = side if tile is None else min(side, tile)
+        if side <= net.multiple:
+            raise RuntimeError(f"out of GPU memory even with tiles of {side} pixels; use --device=cpu")
+        tile = max(side // 2, net.multiple)
+        torch.cuda.empty_cache()
+        on_retry(tile)

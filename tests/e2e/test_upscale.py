@@ -1,0 +1,528 @@
+"""`basicsr upscale` from outside: files in, files out, exit status and messages."""
+
+import argparse
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import iter_arch
+from iter_model import upscale
+from iter_model.image_io import Photo, read_image, write_image
+
+COMMAND = [sys.executable, "-c", "import sys; from iter_model.cli import main; sys.exit(main())", "upscale"]
+
+
+class RepeatNet(nn.Module):
+    """Stands in for ITER where the outcome must be known: every pixel becomes 4x4 equal ones."""
+
+    scale = 4
+    multiple = 16
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.calls = []
+
+    def restore(self, lq, *, config, seed, tile):
+        self.calls.append({"lq": lq, "config": config, "seed": seed, "tile": tile})
+        image = lq.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        return iter_arch.Restored(image, torch.zeros(1, 1, 1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
+
+
+@pytest.fixture
+def net(monkeypatch):
+    net = RepeatNet()
+    monkeypatch.setattr(upscale, "load_pretrained", lambda name: net)
+    return net
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file with a very small ITER of random weights."""
+    swin = {"heads": 2, "window": 4}
+    small = {"dim": 8, "depth": 2, **swin}
+    vqgan = {"base_channels": 8, "res_blocks": 1, "codebook_size": 16, "code_dim": 8, "swin_dim": 8, "swin_depth": 2}
+    lq_encoder = {"stem_channels": 8, "res_blocks": 1, **small}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = iter_arch.ITER(vqgan=vqgan | swin, lq_encoder=lq_encoder, refiner=small, evaluator=small)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    iter_arch.save_pretrained(net, path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+def levels(size=(6, 9), seed=0):
+    """A photo (H, W, 3) of uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def save(path, pixels=None, **options):
+    Image.fromarray(levels() if pixels is None else pixels).save(path, **options)
+    return path
+
+
+def repeat(pixels):
+    return pixels.repeat(4, axis=0).repeat(4, axis=1)
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    upscale.add_arguments(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def run(source, output, *arguments):
+    return upscale.run(parse("-i", source, "-o", output, "--device", "cpu", *arguments))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# What is restored
+
+
+def test_a_folder_of_photos_becomes_a_folder_of_png(net, photos, tmp_path, capsys):
+    for name in ("a.png", "B.BMP", "c.v2.jpg", "фото 1.webp", "no suffix"):
+        save(photos / name, format="PNG")
+    (photos / "subfolder").mkdir()
+    (photos / ".DS_Store").write_bytes(b"litter")
+    output = tmp_path / "new" / "results"
+    assert run(photos, output) == 0
+    assert names(output) == sorted(["a.png", "B.png", "c.v2.png", "фото 1.png", "no suffix.png"])
+    for path in output.iterdir():
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), repeat(levels()))
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == f"restored 5 of 5 images in {output}"
+    assert err == ""
+
+
+def test_a_single_file(net, photos, tmp_path, capsys):
+    assert run(save(photos / "one.bmp"), tmp_path / "out") == 0
+    assert names(tmp_path / "out") == ["one.png"]
+    assert capsys.readouterr().out == f"restored 1 of 1 image in {tmp_path / 'out'}\n"
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_gray_alpha_and_bit_depth_are_kept(net, photos, tmp_path, bits, gray, alpha):
+    rng = np.random.default_rng(0)
+    top = 2**bits - 1
+    rgb = (rng.integers(0, top + 1, (6, 9, 3)) / top).astype(np.float32)
+    if gray:
+        rgb = rgb[..., :1].repeat(3, axis=2)
+    opacity = np.full((6, 9), 0.6, np.float32) if alpha else None
+    write_image(photos / "a.png", Photo(rgb, opacity, bits, gray))
+    assert run(photos, tmp_path / "out") == 0
+    result = read_image(tmp_path / "out" / "a.png")
+    assert (result.bit_depth, result.is_gray) == (bits, gray)
+    np.testing.assert_allclose(result.rgb, repeat(rgb), atol=1 / top)
+    if alpha:
+        np.testing.assert_allclose(result.alpha, 0.6, atol=1 / top)
+    else:
+        assert result.alpha is None
+
+
+def test_sixteen_bits_are_more_than_eight(net, photos, tmp_path):
+    ramp = np.linspace(0.5, 0.51, 54).reshape(6, 9, 1).repeat(3, axis=2).astype(np.float32)
+    write_image(photos / "a.png", Photo(ramp, bit_depth=16))
+    assert run(photos, tmp_path / "out") == 0
+    assert len(np.unique(cv2.imread(str(tmp_path / "out" / "a.png"), cv2.IMREAD_UNCHANGED))) == 54
+
+
+def test_cmyk_and_rotated_jpeg(net, photos, tmp_path):
+    smooth = cv2.resize(levels((3, 4)), (32, 24), interpolation=cv2.INTER_CUBIC)
+    Image.fromarray(smooth).convert("CMYK").save(photos / "cmyk.jpg", quality=100, subsampling=0)
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    save(photos / "rotated.jpg", smooth, exif=orientation, quality=100, subsampling=0)
+    assert run(photos, tmp_path / "out") == 0
+    for name, expected in {"cmyk": smooth, "rotated": np.rot90(smooth, -1)}.items():
+        result = np.asarray(Image.open(tmp_path / "out" / f"{name}.png")).astype(int)
+        assert np.abs(result - repeat(expected)).max() < 10
+
+
+def test_alpha_is_bicubic_and_stays_in_range(net, photos, tmp_path):
+    opacity = np.zeros((8, 8), np.float32)
+    opacity[2:6, 2:6] = 1
+    write_image(photos / "a.png", Photo(np.full((8, 8, 3), 0.5, np.float32), opacity))
+    assert run(photos, tmp_path / "out") == 0
+    expected = np.clip(cv2.resize(opacity, (32, 32), interpolation=cv2.INTER_CUBIC), 0, 1)
+    np.testing.assert_allclose(read_image(tmp_path / "out" / "a.png").alpha, expected, atol=1 / 255)
+
+
+def test_colour_hidden_under_transparency_does_not_reach_the_network(net, photos, tmp_path):
+    rgb = np.zeros((8, 8, 3), np.float32)
+    rgb[...] = (1, 0, 1)  # garbage
+    opacity = np.zeros((8, 8), np.float32)
+    rgb[2:6, 2:4], rgb[2:6, 4:6], opacity[2:6, 2:6] = 0.2, 0.8, 1
+    write_image(photos / "a.png", Photo(rgb, opacity))
+    assert run(photos, tmp_path / "out") == 0
+    expected = np.where(np.arange(8)[None, :, None] < 4, 0.2, 0.8) * np.ones((8, 8, 3))
+    np.testing.assert_allclose(net.calls[0]["lq"][0].permute(1, 2, 0).numpy(), expected, atol=1e-6)
+
+
+def test_a_wholly_transparent_image(net, photos, tmp_path):
+    write_image(photos / "a.png", Photo(levels() / np.float32(255), np.zeros((6, 9), np.float32)))
+    assert run(photos, tmp_path / "out") == 0
+    assert not read_image(tmp_path / "out" / "a.png").alpha.any()
+
+
+def test_colour_correction_unless_switched_off(net, photos, tmp_path, monkeypatch):
+    save(photos / "a.png")
+    plain = net.restore
+    monkeypatch.setattr(net, "restore", lambda lq, **k: plain(lq, **k)._replace(image=plain(lq, **k).image * 0.5 + 0.1))
+    assert run(photos, tmp_path / "on") == 0
+    assert run(photos, tmp_path / "off", "--no-color-correction") == 0
+    on, off = (read_image(tmp_path / folder / "a.png").rgb for folder in ("on", "off"))
+    np.testing.assert_allclose(on, repeat(levels()) / 255, atol=1.01 / 255)
+    np.testing.assert_allclose(off, repeat(levels()) / 255 * 0.5 + 0.1, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 2), (33, 47)])
+def test_the_network_restores_any_size(weights, photos, tmp_path, size):
+    save(photos / "a.png", levels(size))
+    assert run(photos, tmp_path / "out", "--model", weights, "--steps", 2, "--tile", 16) == 0
+    assert np.asarray(Image.open(tmp_path / "out" / "a.png")).shape == (4 * size[0], 4 * size[1], 3)
+
+
+def test_same_seed_same_pixels_whatever_else_is_in_the_folder(weights, photos, tmp_path):
+    source = save(photos / "b.png", levels((12, 12)))
+    options = ("--model", weights, "--steps", 2, "--no-adaptive", "--temperature", 2)
+    assert run(source, tmp_path / "alone", *options, "--seed", 1) == 0
+    assert run(source, tmp_path / "seed2", *options, "--seed", 2) == 0
+    save(photos / "a.png", levels((5, 5), seed=1))
+    assert run(photos, tmp_path / "both", *options, "--seed", 1) == 0
+    alone, seed2, both = ((tmp_path / folder / "b.png").read_bytes() for folder in ("alone", "seed2", "both"))
+    assert alone == both
+    assert alone != seed2
+
+
+# Options
+
+
+def test_options_reach_the_network(net, photos, tmp_path):
+    save(photos / "a.png")
+    given = "--alpha 0.3 --steps 3 --schedule linear --no-adaptive --selection halton --temperature 0.5 --no-reevaluate"
+    assert run(photos, tmp_path / "out", *given.split(), "--redraw-kept", "--seed", 7, "--tile", 64) == 0
+    assert net.calls[0]["config"] == iter_arch.SamplingConfig(
+        steps=3,
+        alpha=0.3,
+        schedule="linear",
+        adaptive=False,
+        selection="halton",
+        temperature=0.5,
+        reevaluate=False,
+        redraw_kept=True,
+    )
+    assert (net.calls[0]["seed"], net.calls[0]["tile"]) == (7, 64)
+
+
+def test_defaults_are_those_of_the_library(net, photos, tmp_path):
+    save(photos / "a.png")
+    assert run(photos, tmp_path / "out") == 0
+    assert net.calls[0]["config"] == iter_arch.SamplingConfig()
+    assert (net.calls[0]["seed"], net.calls[0]["tile"]) == (0, 256)
+    assert run(photos, tmp_path / "out", "--tile", 0) == 0
+    assert net.calls[1]["tile"] is None
+
+
+def test_help_names_every_option_and_its_default(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for field in dataclasses.fields(iter_arch.SamplingConfig):
+        assert f"--{field.name.replace('_', '-')}" in text
+    for option in ("-i", "-o", "--model", "--seed", "--tile", "--device", "--no-color-correction", "default: cosine"):
+        assert option in text
+
+
+# Files that cannot be restored
+
+
+def test_bad_files_are_named_counted_and_skipped(net, photos, tmp_path, capsys):
+    save(photos / "a.png")
+    save(photos / "z.png")
+    whole = save(photos / "cut.jpg", levels((64, 64))).read_bytes()
+    (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.png").touch()
+    (photos / "letter.jpg").write_text("no image")
+    (photos / "notes.txt").write_text("no image either")
+    output = tmp_path / "out"
+    assert run(photos, output) == 1
+    assert names(output) == ["a.png", "z.png"]
+    out, err = capsys.readouterr()
+    assert out == f"restored 2 of 6 images in {output} (4 failed)\n"
+    lines = err.splitlines()
+    assert [Path(line.split(": ")[1]).name for line in lines] == ["cut.jpg", "empty.png", "letter.jpg", "notes.txt"]
+    assert "truncated" in lines[0] and "0 bytes" in lines[1] and "not an image" in lines[2]
+
+
+def test_one_failure_of_the_network_or_the_disk_does_not_stop_the_rest(net, photos, tmp_path, monkeypatch, capsys):
+    for name in ("a.png", "b.png", "c.png"):
+        save(photos / name)
+    plain = net.restore
+
+    def restore(lq, **options):
+        if not net.calls:
+            net.calls.append(None)
+            raise RuntimeError("broken kernel")
+        return plain(lq, **options)
+
+    def write(path, photo):
+        if path.stem == "b":
+            raise OSError(28, "No space left on device")
+        write_image(path, photo)
+
+    monkeypatch.setattr(net, "restore", restore)
+    monkeypatch.setattr(upscale, "write_image", write)
+    assert run(photos, tmp_path / "out") == 1
+    assert names(tmp_path / "out") == ["c.png"]
+    err = capsys.readouterr().err
+    assert f"{photos / 'a.png'}: broken kernel" in err
+    assert f"{photos / 'b.png'}: [Errno 28] No space left on device" in err
+
+
+def test_a_file_that_is_no_image_beside_a_photo_of_its_name(net, photos, tmp_path):
+    save(photos / "a.jpg")
+    (photos / "a.mov").write_bytes(b"a video")
+    assert run(photos, tmp_path / "out") == 1
+    assert names(tmp_path / "out") == ["a.png"]
+
+
+# Wrong usage: exit status 2, nothing written
+
+
+def fails(capsys, output, *arguments):
+    """The message of a run that must refuse to start."""
+    before = names(output) if output.is_dir() else output.exists()
+    assert upscale.run(parse("-o", output, *arguments)) == 2
+    assert (names(output) if output.is_dir() else output.exists()) == before
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("basicsr upscale: error: ") and err.count("\n") == 1
+    return err
+
+
+def test_missing_and_empty_input(net, photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    message = fails(capsys, output, "-i", tmp_path / "gone")
+    assert f"{tmp_path / 'gone'} does not exist" in message
+    message = fails(capsys, output, "-i", photos)
+    assert str(photos) in message and "expected images" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("--alpha", "1.5", "--alpha=1.5 must be in [0, 1]"),
+        ("--alpha", "nan", "--alpha=nan must be in [0, 1]"),
+        ("--steps", "0", "--steps=0 must be >= 1"),
+        ("--temperature", "0", "--temperature=0.0 must be > 0"),
+        ("--selection", "best", "--selection='best' must be one of"),
+        ("--schedule", "sine", "--schedule='sine'"),
+        ("--seed", "-1", "--seed=-1 must be in"),
+        ("--tile", "-1", "--tile=-1 must be 0"),
+        ("--tile", "15", "at least 16"),
+    ],
+)
+def test_values_out_of_range(net, photos, tmp_path, capsys, option, value, rule):
+    save(photos / "a.png")
+    assert rule in fails(capsys, tmp_path / "out", "-i", photos, f"{option}={value}")
+
+
+def test_values_of_a_wrong_kind(photos, tmp_path, capsys):
+    for wrong in (("--steps", "many"), ("--device", "tpu"), ("--unknown",)):
+        with pytest.raises(SystemExit) as caught:
+            parse("-i", photos, "-o", tmp_path / "out", *wrong)
+        assert caught.value.code == 2
+        assert wrong[0] in capsys.readouterr().err
+
+
+def test_unknown_and_broken_models(photos, tmp_path, capsys):
+    save(photos / "a.png")
+    assert "no_such_model" in fails(capsys, tmp_path / "out", "-i", photos, "--model", "no_such_model")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no weights")
+    assert str(broken) in fails(capsys, tmp_path / "out", "-i", photos, "--model", broken)
+
+
+def test_cuda_without_a_gpu(net, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    save(photos / "a.png")
+    assert "--device=cpu" in fails(capsys, tmp_path / "out", "-i", photos, "--device", "cuda")
+    assert upscale.run(parse("-i", photos, "-o", tmp_path / "out", "--device", "auto")) == 0
+
+
+def test_two_images_for_one_result(net, photos, tmp_path, capsys):
+    save(photos / "a.jpg")
+    save(photos / "a.png")
+    message = fails(capsys, tmp_path / "out", "-i", photos)
+    assert str(photos / "a.jpg") in message and str(photos / "a.png") in message
+
+
+def test_an_input_is_never_overwritten(net, photos, tmp_path, capsys):
+    source = save(photos / "a.png")
+    before = source.read_bytes()
+    link = tmp_path / "link"
+    link.symlink_to(photos)
+    for given, output in ((photos, photos), (source, photos), (photos, link)):
+        assert f"overwrite the input {source}" in fails(capsys, output, "-i", given)
+    assert source.read_bytes() == before
+    save(photos / "b.jpg")
+    assert run(photos / "b.jpg", photos) == 0
+    assert names(photos) == ["a.png", "b.jpg", "b.png"]
+
+
+def test_output_that_is_no_folder(net, photos, tmp_path, capsys):
+    save(photos / "a.png")
+    file = tmp_path / "file"
+    file.touch()
+    assert f"{file} is a file" in fails(capsys, file, "-i", photos)
+    assert "looks like a file" in fails(capsys, tmp_path / "result.png", "-i", photos)
+    assert str(file) in fails(capsys, file / "below", "-i", photos)
+
+
+# Memory, interruption, terminal
+
+
+def out_of_memory_above(net, side, monkeypatch):
+    """Let the network run out of GPU memory with tiles above this side."""
+    plain = net.restore
+
+    def restore(lq, *, tile, **options):
+        tried.append(tile)
+        if (max(lq.shape[2:]) if tile is None else min(tile, max(lq.shape[2:]))) > side:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(lq, tile=tile, **options)
+
+    tried = []
+    monkeypatch.setattr(net, "restore", restore)
+    return tried
+
+
+def test_out_of_memory_is_retried_with_smaller_tiles_and_said(net, photos, tmp_path, monkeypatch, capsys):
+    save(photos / "a.png", levels((3, 200)))
+    save(photos / "b.png", levels((3, 40)))
+    tried = out_of_memory_above(net, 50, monkeypatch)
+    assert run(photos, tmp_path / "out", "--tile", 0) == 0
+    assert tried == [None, 100, 50, None]
+    assert names(tmp_path / "out") == ["a.png", "b.png"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{photos / 'a.png'}: out of GPU memory, trying again with tiles of {side} pixels" for side in (100, 50)
+    ]
+
+
+def test_out_of_memory_with_the_smallest_tiles_is_a_failure(net, photos, tmp_path, monkeypatch, capsys):
+    save(photos / "a.png", levels((3, 500)))
+    save(photos / "b.png", levels((3, 9)))
+    tried = out_of_memory_above(net, 9, monkeypatch)
+    assert run(photos, tmp_path / "out") == 1
+    assert tried == [256, 128, 64, 32, 16, 256]
+    assert names(tmp_path / "out") == ["b.png"]
+    assert f"not restored: {photos / 'a.png'}: out of GPU memory even with tiles of 16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("during", ["read_image", "write_image", "load_pretrained"])
+def test_interruption_leaves_whole_files_only(net, photos, tmp_path, monkeypatch, capsys, during):
+    for name in ("a.png", "b.png"):
+        save(photos / name)
+    plain = getattr(upscale, during)
+
+    def interrupted(path, *arguments):
+        if during == "load_pretrained" or Path(path).stem == "b":
+            raise KeyboardInterrupt
+        return plain(path, *arguments)
+
+    monkeypatch.setattr(upscale, during, interrupted)
+    output = tmp_path / "out"
+    assert run(photos, output) == 130
+    if during != "load_pretrained":
+        assert names(output) == ["a.png"]
+    assert "interrupted" in capsys.readouterr().err
+
+
+class Terminal:
+    """A stderr that is a terminal."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return True
+
+
+def test_progress_bar_on_a_terminal_only(net, photos, tmp_path, monkeypatch, capsys):
+    save(photos / "a.png")
+    assert run(photos, tmp_path / "out") == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert run(photos, tmp_path / "out") == 0
+    assert "1/1" in sys.stderr.text
+
+
+# The installed command
+
+
+def command(*arguments, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_the_command_restores_and_reports(weights, photos, tmp_path):
+    save(photos / "a.png", levels((20, 30)))
+    (photos / "b.png").touch()
+    process = command("-i", "photos", "-o", "out", "--model", weights, "--steps", 2, cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert out.splitlines()[-1] == "restored 1 of 2 images in out (1 failed)"
+    assert "not restored: photos/b.png: the file is empty" in err
+    assert np.asarray(Image.open(tmp_path / "out" / "a.png")).shape == (80, 120, 3)
+
+
+def test_ctrl_c_ends_the_command_without_a_traceback(weights, photos, tmp_path):
+    for index in range(300):
+        save(photos / f"{index:03}.png", levels((20, 20)))
+    process = command("-i", "photos", "-o", "out", "--model", weights, cwd=tmp_path)
+    output = tmp_path / "out"
+    while process.poll() is None and not (output.is_dir() and any(output.glob("*.png"))):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert 0 < len(names(output)) < 300
+    for path in output.iterdir():
+        assert read_image(path).rgb.shape == (80, 80, 3)
