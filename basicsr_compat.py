@@ -2,26 +2,28 @@
 
 The only place that patches BasicSR. Importing it applies every repair once; our packages import it before anything
 else, so that their users, and the DataLoader workers that unpickle their classes, have the repairs too. Each repair is
-one function that says why it is there, looks for the fault itself and not for a version number, and may run twice.
-Nothing here reads the command line, starts CUDA or opens the network at import.
+one function or class whose docstring gives the reason, stays right where BasicSR has mended the fault itself, and may
+be applied twice. Nothing here reads the command line, starts CUDA or opens the network at import.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
+import contextlib
 import functools
 import importlib.util
+import inspect
 import math
 import os
+import pickle
 import random
-import re
+import shutil
 import sys
+import time
 import types
 from pathlib import Path
 
 import torch
-import yaml
 
 
 def _stand_in_for_functional_tensor() -> None:
@@ -38,21 +40,40 @@ def _stand_in_for_functional_tensor() -> None:
 
 _stand_in_for_functional_tensor()
 
+import basicsr.test  # noqa: E402
 import basicsr.train  # noqa: E402
-from basicsr.models import base_model  # noqa: E402
-from basicsr.utils import dist_util, misc, options  # noqa: E402
+from basicsr.data import degradations, prefetch_dataloader  # noqa: E402
+from basicsr.models import base_model, realesrgan_model, realesrnet_model  # noqa: E402
+from basicsr.utils import dist_util, get_root_logger, img_process_util, logger, misc, options  # noqa: E402
+from basicsr.utils.registry import METRIC_REGISTRY, Registry  # noqa: E402
+
+from basicsr_options import add_arguments, nearest, read_options  # noqa: E402
+
+__all__ = ["atomic_save", "init_dist", "parse_options", "read_checkpoint", "run_has_begun"]
 
 
-def _replace(old, new) -> None:
-    """Put `new` where any loaded BasicSR module holds `old`: its modules import each other's functions by name."""
-    for name, module in list(sys.modules.items()):
-        if module is not None and name.partition(".")[0] == "basicsr":
-            for attribute, value in list(vars(module).items()):
-                if value is old:
-                    setattr(module, attribute, new)
+# ------------------------------------------------------------------------------------------- registries and files
 
 
-# ---------------------------------------------------------------------------------------------------- distributed
+def _quiet_get(self: Registry, name: str, suffix: str = "basicsr"):
+    """BasicSR's prints 'Name X is not found, use name: X_basicsr!' even where that is the intended object."""
+    for key in (name, f"{name}_{suffix}"):
+        if key in self:
+            return self._obj_map[key]
+    raise KeyError(f"no object named {name!r} in the {self._name!r} registry{nearest(name, self.keys())}")
+
+
+def _sorted_scandir(scandir):
+    """BasicSR lists files in the order of the file system: the same seed trains differently on another disk."""
+
+    @functools.wraps(scandir)
+    def sorted_scandir(dir_path, suffix=None, recursive=False, full_path=False):
+        return iter(sorted(scandir(dir_path, suffix=suffix, recursive=recursive, full_path=full_path)))
+
+    return sorted_scandir
+
+
+# ------------------------------------------------------------------------------------------- distributed
 
 
 def init_dist(launcher: str, backend: str = "nccl", **kwargs) -> None:
@@ -60,7 +81,12 @@ def init_dist(launcher: str, backend: str = "nccl", **kwargs) -> None:
     if launcher == "slurm" and torch.cuda.is_available():
         return dist_util._init_dist_slurm(backend, **kwargs)
     if launcher != "pytorch":
-        raise ValueError(f"launcher={launcher!r} must be 'pytorch' (torchrun), or 'slurm' on machines with GPUs")
+        raise ValueError(f"--launcher {launcher} must be 'pytorch' (torchrun), or 'slurm' where there are GPUs")
+    if "RANK" not in os.environ:
+        raise ValueError(
+            "--launcher pytorch needs the environment that torchrun makes: "
+            "torchrun --nproc_per_node=2 --no-python basicsr train -opt X.yml --launcher pytorch"
+        )
     kwargs.pop("port", None)  # torchrun chose it; torch refuses the argument
     if torch.cuda.is_available():
         local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
@@ -82,147 +108,121 @@ def _model_to_device(self, net):
     return torch.nn.DataParallel(net) if self.opt["num_gpu"] > 1 else net
 
 
-# ---------------------------------------------------------------------------------------------------- options
-
-
-class _OptionLoader(yaml.SafeLoader):
-    """YAML without code; numbers as people write them: YAML 1.1 reads 1e-4, which has no dot, as a string."""
-
-
-_OptionLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
-
-
-def nearest(word: str, known) -> str:
-    """The hint `, did you mean 'x'?` for a misspelt word, or nothing where no known word is close."""
-    close = difflib.get_close_matches(str(word), [str(item) for item in known], n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def _force(opt: dict, entry: str) -> None:
-    """One --force_yml entry `a:b=value`. BasicSR's execs it, and a misspelt key becomes a new one that nobody reads."""
-    path, equals, text = entry.partition("=")
-    keys = [key.strip() for key in path.split(":")]
-    if not equals:
-        raise ValueError(f"--force_yml {entry!r} must have the form section:key=value, e.g. train:total_iter=100")
-    section = opt
-    for depth, key in enumerate(keys):
-        where = ":".join(keys[: depth + 1])
-        if not isinstance(section, dict) or key not in section:
-            known = section if isinstance(section, dict) else ()
-            raise ValueError(f"--force_yml {entry!r}: the options have no key {where!r}{nearest(key, known)}")
-        if depth < len(keys) - 1:
-            section = section[key]
-    text = text.strip()
-    section[keys[-1]] = None if text.lower() == "none" else yaml.load(text, Loader=_OptionLoader)
-
-
-def _fill_in(opt: dict, is_train: bool) -> None:
-    """Defaults for what BasicSR looks up without asking, a bare KeyError each."""
-    opt.setdefault("num_gpu", "auto")
-    opt.setdefault("manual_seed", None)
-    for section, defaults in {
-        "path": {"resume_state": None} if is_train else {},
-        "logger": {"print_freq": 100, "save_checkpoint_freq": 5000, "use_tb_logger": False},
-        "val": {"save_img": not is_train, "suffix": None, **({"val_freq": 5000} if is_train else {})},
-    }.items():
-        if section in ("val", "logger") and section not in opt and is_train and section == "val":
-            continue
-        if opt.get(section) is None:
-            opt[section] = {}
-        for key, value in defaults.items():
-            opt[section].setdefault(key, value)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("-opt", "--opt", required=True, help="option file (yml)")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
-    parser.add_argument("--auto_resume", action="store_true")
-    parser.add_argument("--debug", action="store_true")
-    # torch.distributed.launch passes the dash, BasicSR knows the underscore only
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
-    parser.add_argument("--force_yml", nargs="+", default=None, metavar="KEY=VALUE")
-    return parser.parse_args()
+# ------------------------------------------------------------------------------------------- options
 
 
 def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse.Namespace]:
-    """The options of this run, from the command line and its yml, checked before anything is made.
+    """BasicSR's lets a missing, misspelt or impossible option through to wherever it first hurts; see basicsr_options.
+
+    It also ignores `dist_params` under torchrun and seeds before it reads `--force_yml manual_seed=`.
 
     Args:
         root_path: folder in which `experiments/` or `results/` is made.
         is_train: whether this is a training.
 
     Returns:
-        The options and the parsed command line, as BasicSR's own parse_options.
+        The options and the parsed command line.
     """
-    args = _arguments()
-    with open(args.opt, encoding="utf-8") as file:
-        opt = yaml.load(file, Loader=_OptionLoader)
-    _fill_in(opt, is_train)
-    for entry in args.force_yml or ():
-        _force(opt, entry)
-
-    opt["auto_resume"] = args.auto_resume
-    opt["is_train"] = is_train
-    opt["root_path"] = root_path
-    if args.debug and not opt["name"].startswith("debug"):
-        opt["name"] = "debug_" + opt["name"]
-    if opt["num_gpu"] == "auto":
-        opt["num_gpu"] = torch.cuda.device_count()
-
-    opt["dist"] = args.launcher != "none"
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_arguments(parser)
+    args = parser.parse_args()
+    opt = read_options(args, root_path, is_train)
     if opt["dist"]:
-        init_dist(args.launcher, **(opt.get("dist_params") or {}))
+        settings = dict(opt.get("dist_params") or {})
+        if opt["num_gpu"] == 0:
+            settings["backend"] = "gloo"
+        init_dist(args.launcher, **settings)
     opt["rank"], opt["world_size"] = dist_util.get_dist_info()
     if opt["manual_seed"] is None:
         opt["manual_seed"] = random.randint(1, 10000)
     misc.set_random_seed(opt["manual_seed"] + opt["rank"])
-
-    for phase, dataset in opt["datasets"].items():
-        dataset["phase"] = phase.split("_")[0]
-        if "scale" in opt:
-            dataset["scale"] = opt["scale"]
-        for key in ("dataroot_gt", "dataroot_lq"):
-            if dataset.get(key) is not None:
-                dataset[key] = os.path.expanduser(dataset[key])
-    for key, value in opt["path"].items():
-        if isinstance(value, str) and ("resume_state" in key or "pretrain_network" in key):
-            opt["path"][key] = os.path.expanduser(value)
-
-    root = Path(root_path, "experiments" if is_train else "results", opt["name"])
-    opt["path"]["experiments_root" if is_train else "results_root"] = str(root)
-    opt["path"]["log"] = str(root)
-    opt["path"]["visualization"] = str(root / "visualization")
-    if is_train:
-        opt["path"]["models"] = str(root / "models")
-        opt["path"]["training_states"] = str(root / "training_states")
-        if "debug" in opt["name"]:
-            if opt.get("val") is not None:
-                opt["val"]["val_freq"] = 8
-            opt["logger"]["print_freq"] = 1
-            opt["logger"]["save_checkpoint_freq"] = 8
     return opt, args
 
 
-# ---------------------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------------------------- start of a run
 
 
-def load_resume_state(opt: dict) -> dict | None:
-    """BasicSR's looks for states under the working directory, whatever root_path is, and needs a CUDA device."""
-    if opt["auto_resume"]:
-        states = Path(opt["path"]["training_states"]).glob("*.state")
-        newest = max(states, key=lambda path: int(path.stem), default=None)
-        if newest is not None:
-            opt["path"]["resume_state"] = str(newest)
-    if not opt["path"].get("resume_state"):
-        return None
-    state = torch.load(opt["path"]["resume_state"], map_location="cpu", weights_only=True)
-    misc.check_resume(opt, state["iter"])
-    return state
+# What this process's run has made and renamed so far, and whether it has got through its start.
+_start = types.SimpleNamespace(folders=[], begun=False)
+
+
+def run_has_begun() -> bool:
+    """Whether the run of this process has done its first iteration, or begun to test: what fails later is no typo."""
+    return _start.begun
+
+
+def _begin_run() -> None:
+    _start.folders.clear()
+    _start.begun = True
+
+
+def mkdir_and_rename(path: str) -> None:
+    """BasicSR renames the previous run's folder at once; this remembers it, for a run that fails at its start."""
+    archived = None
+    if os.path.exists(path):
+        archived = f"{path}_archived_{misc.get_time_str()}"
+        print(f"Path already exists. Rename it to {archived}", flush=True)
+        os.rename(path, archived)
+    _start.folders.append((path, archived))
+    os.makedirs(path, exist_ok=True)
+
+
+@dist_util.master_only
+def make_exp_dirs(opt: dict) -> None:
+    """BasicSR's makes a folder of every key under path: that it does not know."""
+    mkdir_and_rename(opt["path"]["experiments_root" if opt["is_train"] else "results_root"])
+    for key in ("models", "training_states", "log", "visualization"):
+        if key in opt["path"]:
+            os.makedirs(opt["path"][key], exist_ok=True)
+
+
+def _put_back_on_failed_start(pipeline):
+    """A BasicSR run that fails at once has by then renamed the good run's folder: put it back."""
+
+    @functools.wraps(pipeline)
+    def run(root_path):
+        _start.folders.clear()
+        _start.begun = False
+        try:
+            return pipeline(root_path)
+        except BaseException:
+            for path, archived in reversed(_start.folders):
+                shutil.rmtree(path, ignore_errors=True)
+                if archived is not None:
+                    with contextlib.suppress(OSError):  # never hide the error that brought us here
+                        os.rename(archived, path)
+            raise
+
+    return run
+
+
+def _begins_run(function):
+    """The call after which a run counts as begun."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        result = function(*args, **kwargs)
+        _begin_run()
+        return result
+
+    return call
+
+
+# ------------------------------------------------------------------------------------------- data of a run
+
+
+def _refuse_empty(build):
+    """BasicSR trains on an empty folder for 0 iterations and saves, or divides by zero."""
+
+    @functools.wraps(build)
+    def build_dataset(dataset_opt):
+        dataset = build(dataset_opt)
+        if len(dataset) == 0:
+            roots = {key: value for key, value in dataset_opt.items() if key.startswith(("dataroot", "meta_info"))}
+            raise ValueError(f"datasets.{dataset_opt['name']} holds no images: {roots}; see datasets/README.md")
+        return dataset
+
+    return build_dataset
 
 
 def _epochs_from_loader(create):
@@ -233,20 +233,241 @@ def _epochs_from_loader(create):
         train_loader, sampler, val_loaders, epochs, total_iters = create(opt, logger)
         if len(train_loader) == 0:
             raise ValueError(
-                f"datasets.train: {len(train_loader.dataset)} images are fewer than one batch of "
-                f"{train_loader.batch_size} on each of {opt['world_size']} processes; lower batch_size_per_gpu or set "
-                "dataset_enlarge_ratio"
+                f"datasets.train: its {len(train_loader.dataset)} images do not fill one batch of "
+                f"{train_loader.batch_size} on each of {opt['world_size']} processes; lower batch_size_per_gpu, or "
+                "raise dataset_enlarge_ratio"
             )
-        return train_loader, sampler, val_loaders, math.ceil(total_iters / len(train_loader)), total_iters
+        needed = math.ceil(total_iters / len(train_loader))
+        if needed != epochs:
+            logger.info(f"Without the last, unfilled batch: {len(train_loader)} iters per epoch, {needed} epochs.")
+        return train_loader, sampler, val_loaders, needed, total_iters
 
     return create_train_val_dataloader
 
 
-# ---------------------------------------------------------------------------------------------------- images
+class _Failed:
+    """An exception on its way from the prefetching thread to the training loop."""
+
+    def __init__(self, error: BaseException):
+        self.error = error
+
+
+def _prefetch_run(self) -> None:
+    """An exception in BasicSR's prefetching thread ends the thread, and the training waits for it for ever."""
+    try:
+        for item in self.generator:
+            self.queue.put(item)
+    except BaseException as error:
+        self.queue.put(_Failed(error))
+    else:
+        self.queue.put(None)
+
+
+def _prefetch_next(self):
+    item = self.queue.get()
+    if isinstance(item, _Failed):
+        raise item.error
+    if item is None:
+        raise StopIteration
+    return item
+
+
+# ------------------------------------------------------------------------------------------- checkpoints
+
+
+def atomic_save(obj, path: str | os.PathLike) -> None:
+    """torch.save to a file that is there whole or not at all, whatever happens in between.
+
+    Args:
+        obj: anything torch.save takes.
+        path: the file; its folder must exist. An older file of this name is replaced.
+
+    Raises:
+        OSError: it could not be written; a file of this name is as it was.
+    """
+    path = os.fspath(path)
+    temporary = f"{path}.tmp"  # same folder: renaming is atomic within a file system only
+    try:
+        # To a path: with a Python file object torch turns Ctrl-C into a RuntimeError.
+        torch.save(obj, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, RuntimeError):  # how torch reports a full disk
+            raise OSError(f"cannot write {path}: {error}") from error
+        raise
+
+
+def read_checkpoint(path: str | os.PathLike):
+    """The content of a checkpoint on the CPU; tensors and plain containers only, never code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated, no checkpoint, or a pickle that would run code.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"checkpoint {os.fspath(path)!r}: there is no such file (looked from {os.getcwd()})")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"checkpoint {os.fspath(path)!r} cannot be read: it is truncated, no checkpoint, or holds more than "
+            f"tensors ({reason}); delete it, or name another"
+        ) from error
+
+
+def _save(obj, path: str) -> None:
+    """BasicSR writes checkpoints in place and ignores that a disk is full: truncated files, exit 0."""
+    for waiting in (1, 1, 0):  # as BasicSR: network file systems fail now and then
+        try:
+            return atomic_save(obj, path)
+        except OSError as error:
+            if not waiting:
+                raise
+            get_root_logger().warning(f"Save error: {error}; trying again")
+            time.sleep(waiting)
+
+
+@dist_util.master_only
+def _save_network(self, net, net_label, current_iter, param_key="params") -> None:
+    """See _save."""
+    nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
+    if len(nets) != len(keys):
+        raise ValueError(f"{len(nets)} networks for {len(keys)} keys {keys}: the numbers must be the same")
+    content = {}
+    for one, key in zip(nets, keys, strict=True):
+        state = self.get_bare_model(one).state_dict()
+        content[key] = {name.removeprefix("module."): value.detach().cpu() for name, value in state.items()}
+    label = "latest" if current_iter == -1 else current_iter
+    _save(content, os.path.join(self.opt["path"]["models"], f"{net_label}_{label}.pth"))
+
+
+@dist_util.master_only
+def _save_training_state(self, epoch, current_iter) -> None:
+    """See _save; and BasicSR's forgets the best metrics."""
+    if current_iter == -1:
+        return
+    state = {
+        "epoch": epoch,
+        "iter": current_iter,
+        "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+        "best_metric_results": {
+            dataset: {name: {**record, "val": float(record["val"])} for name, record in records.items()}
+            for dataset, records in getattr(self, "best_metric_results", {}).items()
+        },
+    }
+    _save(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
+
+
+def _resume_best_metrics(resume):
+    """See _save_training_state."""
+
+    @functools.wraps(resume)
+    def resume_training(self, resume_state):
+        resume(self, resume_state)
+        if resume_state.get("best_metric_results"):
+            self.best_metric_results = resume_state["best_metric_results"]
+
+    return resume_training
+
+
+def _differences(net_state: dict, state: dict) -> list[str]:
+    found = [f"{key} is missing" for key in net_state if key not in state]
+    found += [f"{key} is not in the network" for key in state if key not in net_state]
+    return found + [
+        f"{key} has shape {tuple(state[key].shape)}, the network's has {tuple(value.shape)}"
+        for key, value in net_state.items()
+        if key in state and state[key].shape != value.shape
+    ]
+
+
+def _load_network(self, net, load_path, strict=True, param_key="params") -> None:
+    """BasicSR's unpickles code on older PyTorch, and takes `params` where the asked param_key is not there."""
+    net = self.get_bare_model(net)
+    state = read_checkpoint(load_path)
+    if param_key is not None:
+        if param_key not in state:
+            asked = {value for key, value in self.opt["path"].items() if key.startswith("param_key")}
+            # Models ask for params_ema of their own accord, for the EMA copy of a network that has none saved.
+            if param_key in asked or "params" not in state:
+                raise ValueError(
+                    f"checkpoint {load_path!r} has no {param_key!r}, it has {', '.join(map(repr, list(state)[:5]))}; "
+                    "set path.param_key_... to one of them, or to ~ for a file that holds the weights themselves"
+                )
+            get_root_logger().info(f"{load_path} has no {param_key}: using params.")
+            param_key = "params"
+        state = state[param_key]
+    get_root_logger().info(f"Loading {net.__class__.__name__} model from {load_path}, with param key: [{param_key}].")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    differences = _differences(net.state_dict(), state)
+    if strict and differences:
+        raise ValueError(
+            f"checkpoint {load_path!r} is of another architecture than {net.__class__.__name__}; the first of "
+            f"{len(differences)} differences: {'; '.join(differences[:3])}"
+        )
+    self._print_different_keys_loading(net, state, strict)
+    net.load_state_dict(state, strict=strict)
+
+
+def load_resume_state(opt: dict) -> dict | None:
+    """BasicSR's looks for states under the working directory, whatever root_path is, and needs a CUDA device."""
+    if opt["auto_resume"]:
+        saved = [path for path in Path(opt["path"]["training_states"]).glob("*.state") if path.stem.isdigit()]
+        if saved:
+            opt["path"]["resume_state"] = str(max(saved, key=lambda path: int(path.stem)))
+    if not opt["path"].get("resume_state"):
+        return None
+    state = read_checkpoint(opt["path"]["resume_state"])
+    misc.check_resume(opt, state["iter"])
+    return state
+
+
+# ------------------------------------------------------------------------------------------- validation
+
+
+def _validate_as_it_is(validation):
+    """BasicSR logs the last validation at total_iter + 1 or + 2, twice, and measures against a stale training batch."""
+
+    @functools.wraps(validation)
+    def validate(self, dataloader, current_iter, tb_logger, save_img=False):
+        self.__dict__.pop("gt", None)
+        if self.is_train:
+            current_iter = min(current_iter, self.opt["train"]["total_iter"])
+            validated = self.__dict__.setdefault("_validated_at", {})
+            if validated.get(id(dataloader)) == current_iter:
+                return
+            validated[id(dataloader)] = current_iter
+        validation(self, dataloader, current_iter, tb_logger, save_img)
+
+    return validate
+
+
+def _name_missing_ground_truth(calculate):
+    """A metric against the ground truth of images that have none is a TypeError about `img2`."""
+
+    @functools.wraps(calculate)
+    def calculate_metric(data, opt):
+        parameter = inspect.signature(METRIC_REGISTRY.get(opt["type"])).parameters.get("img2")
+        if "img2" not in data and parameter is not None and parameter.default is inspect.Parameter.empty:
+            raise ValueError(
+                f"metric {opt['type']} compares with the ground truth, which this dataset does not have; set its "
+                "dataroot_gt, or take the metric out of val.metrics"
+            )
+        return calculate(data, opt)
+
+    return calculate_metric
+
+
+# ------------------------------------------------------------------------------------------- degradation
 
 
 def _integer_jpeg_quality(add):
-    """OpenCV refuses the float quality that BasicSR draws; it used to cut it down, so we do."""
+    """OpenCV refuses the float quality that BasicSR draws; it used to cut it down to a whole number."""
 
     @functools.wraps(add)
     def add_jpg_compression(img, quality=90):
@@ -265,20 +486,95 @@ def _contiguous_input(filter2d):
     return filter2D
 
 
-def _apply() -> None:
-    from basicsr.data import degradations
-    from basicsr.utils import img_process_util
+def _goes_where_its_input_is(module_class):
+    """RealESRGANModel and RealESRNetModel send these modules to CUDA when they are built, whatever num_gpu says."""
 
-    for module, name, wrap in (
-        (degradations, "add_jpg_compression", _integer_jpeg_quality),
-        (img_process_util, "filter2D", _contiguous_input),
-        (basicsr.train, "create_train_val_dataloader", _epochs_from_loader),
+    class OnInputDevice(module_class):
+        def cuda(self, device=None):
+            return self
+
+        def forward(self, img, *args, **kwargs):
+            self.to(img.device)
+            return super().forward(img, *args, **kwargs)
+
+    return OnInputDevice
+
+
+def _pool_on_model_device(dequeue_and_enqueue):
+    """Their pool of training pairs is made on CUDA too; made here, on the device of the images, it is kept."""
+
+    @functools.wraps(dequeue_and_enqueue)
+    def call(self):
+        if not hasattr(self, "queue_lr"):
+            if self.queue_size % len(self.lq):
+                raise ValueError(f"queue_size={self.queue_size} must be a multiple of the batch size {len(self.lq)}")
+            self.queue_lr = self.lq.new_zeros(self.queue_size, *self.lq.shape[1:])
+            self.queue_gt = self.gt.new_zeros(self.queue_size, *self.gt.shape[1:])
+            self.queue_ptr = 0
+        return dequeue_and_enqueue(self)
+
+    return call
+
+
+# ------------------------------------------------------------------------------------------- application
+
+
+def _put(owner, name: str, new) -> None:
+    """Replace `owner.name`; of a function, wherever a BasicSR module holds it: they import each other's by name."""
+    old = getattr(owner, name)
+    if getattr(old, "_repaired", False):
+        return
+    new._repaired = True
+    setattr(owner, name, new)
+    if inspect.isfunction(old) and inspect.ismodule(owner):
+        for module_name, module in list(sys.modules.items()):
+            if module is not None and module_name.partition(".")[0] == "basicsr":
+                for attribute in [key for key, value in vars(module).items() if value is old]:
+                    setattr(module, attribute, new)
+
+
+def _wrap(owner, name: str, wrapper) -> None:
+    old = getattr(owner, name)
+    if not getattr(old, "_repaired", False):
+        _put(owner, name, wrapper(old))
+
+
+def _apply() -> None:
+    _put(Registry, "get", _quiet_get)
+    _wrap(misc, "scandir", _sorted_scandir)
+    _put(dist_util, "init_dist", init_dist)
+    _put(options, "parse_options", parse_options)
+    _put(misc, "mkdir_and_rename", mkdir_and_rename)
+    _put(misc, "make_exp_dirs", make_exp_dirs)
+    _put(basicsr.train, "load_resume_state", load_resume_state)
+    _wrap(basicsr.train, "train_pipeline", _put_back_on_failed_start)
+    _wrap(basicsr.test, "test_pipeline", _put_back_on_failed_start)
+    # train_pipeline calls this after its first iteration; test_pipeline tests as soon as it has the model
+    _wrap(logger.MessageLogger, "reset_start_time", _begins_run)
+    basicsr.test.build_model = _begins_run(basicsr.test.build_model)
+    _wrap(basicsr.data, "build_dataset", _refuse_empty)
+    _wrap(basicsr.train, "create_train_val_dataloader", _epochs_from_loader)
+    _put(prefetch_dataloader.PrefetchGenerator, "run", _prefetch_run)
+    _put(prefetch_dataloader.PrefetchGenerator, "__next__", _prefetch_next)
+
+    model = base_model.BaseModel
+    _put(model, "model_to_device", _model_to_device)
+    _put(model, "save_network", _save_network)
+    _put(model, "save_training_state", _save_training_state)
+    _put(model, "load_network", _load_network)
+    _wrap(model, "resume_training", _resume_best_metrics)
+    _wrap(model, "validation", _validate_as_it_is)
+    _wrap(basicsr.metrics, "calculate_metric", _name_missing_ground_truth)
+
+    _wrap(degradations, "add_jpg_compression", _integer_jpeg_quality)
+    _wrap(img_process_util, "filter2D", _contiguous_input)
+    for module, model in (
+        (realesrgan_model, realesrgan_model.RealESRGANModel),
+        (realesrnet_model, realesrnet_model.RealESRNetModel),
     ):
-        _replace(getattr(module, name), wrap(getattr(module, name)))
-    _replace(dist_util.init_dist, init_dist)
-    _replace(options.parse_options, parse_options)
-    _replace(basicsr.train.load_resume_state, load_resume_state)
-    base_model.BaseModel.model_to_device = _model_to_device
+        _wrap(module, "DiffJPEG", _goes_where_its_input_is)
+        _wrap(module, "USMSharp", _goes_where_its_input_is)
+        _wrap(model, "_dequeue_and_enqueue", _pool_on_model_device)
 
 
 _apply()

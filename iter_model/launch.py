@@ -1,0 +1,65 @@
+"""Runs BasicSR's train and test pipelines for the command line, and tells a mistake in the options from a fault."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+
+import torch
+
+import basicsr_compat
+
+TRACEBACK_VARIABLE = "ITER_TRACEBACK"
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> int:
+    """Train or test in the current folder, as `args.command` says.
+
+    Args:
+        args: the parsed command line.
+        argv: the same as words; BasicSR parses it again and copies it into the run's folder.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake in the command, the options or the data.
+    """
+    import basicsr.test
+    import basicsr.train
+
+    # Registers every network, dataset, model, loss and metric; an import error here is a fault, not a mistake.
+    import iter_arch  # noqa: F401
+    import iter_data  # noqa: F401
+    import iter_model  # noqa: F401
+
+    pipeline = {"train": basicsr.train.train_pipeline, "test": basicsr.test.test_pipeline}[args.command]
+    sys.argv = [f"basicsr {args.command}", *(word for word in argv if word != "--traceback")]
+    # torchrun ends the other ranks by SIGTERM when one fails; as an exception it lets a failed start clean up.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        pipeline(os.getcwd())
+    except Exception as error:
+        if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not _is_mistake(error):
+            raise
+        print(f"basicsr {args.command}: error: {_message(error)}\n(--traceback shows where)", file=sys.stderr)
+        return 2
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether this is the user's to mend: it shows before the run has begun, in the way option checks show it."""
+    if basicsr_compat.run_has_begun():
+        return False
+    if isinstance(error, TypeError):  # an option that no constructor takes, or one that a constructor needs
+        return "__init__() got an unexpected" in str(error) or "__init__() missing" in str(error)
+    return isinstance(error, AssertionError | KeyError | NotImplementedError | OSError | ValueError)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        key = error.args[0] if error.args else error
+        return key if " " in str(key) else f"the options lack {key!r}"
+    return str(error) or type(error).__name__
