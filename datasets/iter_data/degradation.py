@@ -185,7 +185,7 @@ def _blur(image: Tensor, kernels: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     # reflection is undefined for an image not larger than the padding: a small crop after a strong downscale
     missing = max(0, kernels.shape[-1] // 2 + 1 - min(height, width))
-    image = F.pad(image, (0, missing, 0, missing), mode="replicate").contiguous()
+    image = F.pad(image, (0, missing, 0, missing), mode="replicate")
     return filter2D(image, kernels)[..., :height, :width]
 
 
