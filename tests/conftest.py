@@ -1,0 +1,36 @@
+"""What all tests share: one thread, no GPU unless asked for, the tiers of the markers."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads: the same sums on every machine
+
+import pytest  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow; runs with --slow"))
+
+
+def pytest_runtest_setup(item):
+    if "gpu" in item.keywords:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of image sets that are not part of the repository; the test is skipped where there is none."""
+    folder = os.environ.get("ITER_SHARED_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs ITER_SHARED_DATA=<folder of image sets>")
+    return Path(folder)
