@@ -146,7 +146,7 @@ def _pixels(image: Image.Image, data: bytes) -> tuple[np.ndarray, bool]:
         bits = 8
     if bits > 8:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None or pixels.dtype != np.uint16:
+        if getattr(pixels, "dtype", None) != np.uint16:
             raise ValueError(f"{bits} bits a channel cannot be read, save it with 8 or 16 bits a channel")
         if pixels.ndim == 2:
             return pixels[..., None], True

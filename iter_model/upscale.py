@@ -29,7 +29,7 @@ EPILOG = """\
 examples:
   basicsr upscale -i photos/ -o results/
   basicsr upscale -i old.jpg -o results/ --alpha 0.3 --steps 16 --seed 1
-  basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/iter.safetensors --device cpu
+  basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/net_g_latest.pth
 
 exit status: 0 all restored; 1 some were not (each is named, the others are written); 2 wrong usage, nothing written;
 130 interrupted
@@ -50,6 +50,7 @@ SAMPLING_HELP = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `basicsr upscale`; those of the sampling are the fields of `SamplingConfig`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Restore photos: every image of IN, enlarged by the model's scale, becomes OUT/<name>.png."
     parser.epilog = EPILOG
     parser.add_argument(
         "-i", "--input", type=Path, required=True, metavar="IN", help="image, or folder of images (not its subfolders)"

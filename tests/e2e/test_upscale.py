@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ import iter_arch
 from iter_model import upscale
 from iter_model.image_io import Photo, read_image, write_image
 
-COMMAND = [sys.executable, "-c", "import sys; from iter_model.cli import main; sys.exit(main())", "upscale"]
+COMMAND = [sys.executable, "-m", "iter_model.cli", "upscale"]
 
 
 class RepeatNet(nn.Module):
@@ -184,6 +185,7 @@ def test_colour_hidden_under_transparency_does_not_reach_the_network(net, photos
 def test_a_wholly_transparent_image(net, photos, tmp_path):
     write_image(photos / "a.png", Photo(levels() / np.float32(255), np.zeros((6, 9), np.float32)))
     assert run(photos, tmp_path / "out") == 0
+    np.testing.assert_array_equal(net.calls[0]["lq"][0].permute(1, 2, 0).numpy(), levels() / np.float32(255))
     assert not read_image(tmp_path / "out" / "a.png").alpha.any()
 
 
@@ -366,6 +368,24 @@ def test_unknown_and_broken_models(photos, tmp_path, capsys):
     assert str(broken) in fails(capsys, tmp_path / "out", "-i", photos, "--model", broken)
 
 
+class Code:
+    """A pickle that creates a file where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_code_in_a_model_file_is_not_run(photos, tmp_path, capsys):
+    save(photos / "a.png")
+    torch.save({"params": {"weight": Code(str(tmp_path / "proof"))}}, tmp_path / "model.pth")
+    assert run(photos, tmp_path / "out", "--model", tmp_path / "model.pth") == 2
+    assert f"error: {tmp_path / 'model.pth'}" in capsys.readouterr().err
+    assert names(tmp_path) == ["model.pth", "photos"]
+
+
 def test_cuda_without_a_gpu(net, photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     save(photos / "a.png")
@@ -518,7 +538,7 @@ def test_ctrl_c_ends_the_command_without_a_traceback(weights, photos, tmp_path):
     process = command("-i", "photos", "-o", "out", "--model", weights, cwd=tmp_path)
     output = tmp_path / "out"
     while process.poll() is None and not (output.is_dir() and any(output.glob("*.png"))):
-        pass
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -211,11 +211,11 @@ def test_orientation_is_applied(tmp_path, rng, orientation):
         check(photo, expected if channels == 3 else expected[..., 0], bits=16, gray=channels == 1)
 
 
-@pytest.mark.parametrize("tags", [b"Exif\0\0rubbish", b"Exif\0\0"])
-def test_broken_or_unknown_orientation_changes_nothing(tmp_path, rng, tags):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("tags", [b"Exif\0\0rubbish", b"Exif\0\0", exif(9)])
+def test_broken_or_unknown_orientation_changes_nothing(tmp_path, rng, kind, tags):
     pixels = smooth_pixels(rng, (24, 32))
-    for data in (saved(pixels, "JPEG", quality=100, exif=tags), saved(pixels, "JPEG", quality=100, exif=exif(9))):
-        assert read_image(file_of(tmp_path, data)).rgb.shape == pixels.shape
+    assert read_image(file_of(tmp_path, saved(pixels, kind, exif=tags))).rgb.shape == pixels.shape
 
 
 def test_phone_jpeg_with_a_second_picture(tmp_path, rng):
@@ -286,12 +286,11 @@ def test_truncated_sixteen_bit_images_are_refused(tmp_path, rng):
             read_image(file_of(tmp_path, data[: len(data) // 2]))
 
 
-def test_png_with_a_wrong_checksum_is_refused(tmp_path, rng):
-    data = bytearray(saved(smooth_pixels(rng), "PNG", compress_level=0))
-    start = data.index(b"IDAT") + 4 + len(data) // 4
-    data[start : start + 500] = bytes(500)
+def test_png_whose_end_was_never_written_is_refused(tmp_path, rng):
+    data = saved(smooth_pixels(rng), "PNG")
+    half = len(data) // 2
     with pytest.raises(UnreadableImageError, match="damaged"):
-        read_image(file_of(tmp_path, bytes(data)))
+        read_image(file_of(tmp_path, data[:half] + bytes(len(data) - half)))
 
 
 def test_decompression_bomb_is_refused_with_its_size(tmp_path):
