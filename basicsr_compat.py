@@ -21,8 +21,10 @@ import shutil
 import sys
 import time
 import types
+import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 
 
@@ -463,6 +465,21 @@ def _name_missing_ground_truth(calculate):
     return calculate_metric
 
 
+def _nan_where_undefined(niqe):
+    """NIQE needs two textured blocks; on smaller or flat images BasicSR's ends in an error of linear algebra."""
+
+    @functools.wraps(niqe)
+    def niqe_or_nan(img, *args, block_size_h=96, block_size_w=96, **kwargs):
+        if (img.shape[0] // block_size_h) * (img.shape[1] // block_size_w) >= 2:
+            with contextlib.suppress(np.linalg.LinAlgError), np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # means and covariances of nothing
+                return niqe(img, *args, block_size_h=block_size_h, block_size_w=block_size_w, **kwargs)
+        get_root_logger().warning(f"NIQE of a flat image, or one of {img.shape[1]}x{img.shape[0]}, is undefined: NaN")
+        return float("nan")
+
+    return niqe_or_nan
+
+
 # ------------------------------------------------------------------------------------------- degradation
 
 
@@ -519,24 +536,24 @@ def _pool_on_model_device(dequeue_and_enqueue):
 # ------------------------------------------------------------------------------------------- application
 
 
-def _put(owner, name: str, new) -> None:
+def _put(owner, name: str, new, only_here: bool = False) -> None:
     """Replace `owner.name`; of a function, wherever a BasicSR module holds it: they import each other's by name."""
     old = getattr(owner, name)
     if getattr(old, "_repaired", False):
         return
     new._repaired = True
     setattr(owner, name, new)
-    if inspect.isfunction(old) and inspect.ismodule(owner):
+    if inspect.isfunction(old) and inspect.ismodule(owner) and not only_here:
         for module_name, module in list(sys.modules.items()):
             if module is not None and module_name.partition(".")[0] == "basicsr":
                 for attribute in [key for key, value in vars(module).items() if value is old]:
                     setattr(module, attribute, new)
 
 
-def _wrap(owner, name: str, wrapper) -> None:
+def _wrap(owner, name: str, wrapper, only_here: bool = False) -> None:
     old = getattr(owner, name)
     if not getattr(old, "_repaired", False):
-        _put(owner, name, wrapper(old))
+        _put(owner, name, wrapper(old), only_here)
 
 
 def _apply() -> None:
@@ -551,7 +568,7 @@ def _apply() -> None:
     _wrap(basicsr.test, "test_pipeline", _put_back_on_failed_start)
     # train_pipeline calls this after its first iteration; test_pipeline tests as soon as it has the model
     _wrap(logger.MessageLogger, "reset_start_time", _begins_run)
-    basicsr.test.build_model = _begins_run(basicsr.test.build_model)
+    _wrap(basicsr.test, "build_model", _begins_run, only_here=True)
     _wrap(basicsr.data, "build_dataset", _refuse_empty)
     _wrap(basicsr.train, "create_train_val_dataloader", _epochs_from_loader)
     _put(prefetch_dataloader.PrefetchGenerator, "run", _prefetch_run)
@@ -565,6 +582,7 @@ def _apply() -> None:
     _wrap(model, "resume_training", _resume_best_metrics)
     _wrap(model, "validation", _validate_as_it_is)
     _wrap(basicsr.metrics, "calculate_metric", _name_missing_ground_truth)
+    _wrap(basicsr.metrics.niqe, "niqe", _nan_where_undefined)
 
     _wrap(degradations, "add_jpg_compression", _integer_jpeg_quality)
     _wrap(img_process_util, "filter2D", _contiguous_input)

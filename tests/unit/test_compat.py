@@ -1,0 +1,479 @@
+"""Each repair of BasicSR: a test that fails without it."""
+
+import builtins
+import copy
+import math
+import os
+import pickle
+import queue
+import socket
+from types import SimpleNamespace
+
+import basicsr.data.data_util
+import basicsr.metrics
+import basicsr.models
+import basicsr.test
+import basicsr.train
+import numpy as np
+import pytest
+import torch
+from basicsr.data import degradations
+from basicsr.data.prefetch_dataloader import PrefetchDataLoader
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import dist_util, img_process_util, misc, options
+from basicsr.utils.diffjpeg import DiffJPEG
+from basicsr.utils.logger import MessageLogger
+from basicsr.utils.registry import MODEL_REGISTRY, Registry
+
+import basicsr_compat
+
+
+def model_options(folder, **changes):
+    """Options of a small SRModel, as parse_options completes them."""
+    return {
+        "name": "small",
+        "model_type": "SRModel",
+        "num_gpu": 0,
+        "dist": False,
+        "rank": 0,
+        "world_size": 1,
+        "is_train": True,
+        "auto_resume": False,
+        "root_path": str(folder),
+        "manual_seed": 0,
+        "network_g": {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2},
+        "path": {"models": str(folder), "training_states": str(folder), "visualization": str(folder / "visual")},
+        "train": {
+            "total_iter": 4,
+            "optim_g": {"type": "Adam", "lr": 0.01},
+            "scheduler": {"type": "MultiStepLR", "milestones": [2]},
+            "pixel_opt": {"type": "L1Loss"},
+        },
+        "val": {"suffix": None, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
+        **changes,
+    }
+
+
+@pytest.fixture
+def model(tmp_path):
+    return SRModel(model_options(tmp_path))
+
+
+def weights(net):
+    return {key: value.clone() for key, value in net.state_dict().items()}
+
+
+def test_applying_the_repairs_twice_changes_nothing():
+    def repaired():
+        return (
+            degradations.add_jpg_compression,
+            misc.scandir,
+            basicsr.train.train_pipeline,
+            basicsr.test.build_model,
+            BaseModel.validation,
+            MessageLogger.reset_start_time,
+            basicsr.models.realesrgan_model.DiffJPEG,
+        )
+
+    before = repaired()
+    basicsr_compat._apply()
+    assert all(one is other for one, other in zip(before, repaired(), strict=True))
+
+
+def test_functional_tensor_is_there():
+    from torchvision.transforms.functional import rgb_to_grayscale
+    from torchvision.transforms.functional_tensor import rgb_to_grayscale as stand_in
+
+    image = torch.rand(1, 3, 4, 4)
+    assert torch.equal(stand_in(image), rgb_to_grayscale(image))
+
+
+def test_a_suffixed_registration_is_found_in_silence(capsys):
+    registry = Registry("thing")
+    registry.register(SimpleNamespace, suffix="basicsr")
+    assert registry.get("SimpleNamespace") is SimpleNamespace
+    assert capsys.readouterr().out == ""
+    with pytest.raises(KeyError, match="SimpleNamespac.*did you mean 'SimpleNamespace_basicsr'"):
+        registry.get("SimpleNamespac")
+
+
+def test_files_are_listed_in_order_by_every_module(tmp_path, monkeypatch):
+    for name in "bca":
+        (tmp_path / name).touch()
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: sorted(scan(path), key=lambda entry: entry.name, reverse=True))
+    assert list(misc.scandir(str(tmp_path))) == ["a", "b", "c"]
+    assert list(basicsr.data.data_util.scandir(str(tmp_path))) == ["a", "b", "c"]
+
+
+# ------------------------------------------------------------------------------------------- distributed
+
+
+@pytest.fixture
+def one_process_group(monkeypatch):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    for key, value in {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }.items():
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def test_a_process_group_and_its_models_run_on_a_cpu(one_process_group, tmp_path):
+    start_method = torch.multiprocessing.get_start_method(allow_none=True)
+    options.init_dist("pytorch", backend="nccl", port=29500)
+    assert torch.distributed.get_backend() == "gloo"
+    assert torch.multiprocessing.get_start_method(allow_none=True) == start_method
+
+    model = SRModel(model_options(tmp_path, dist=True))
+    assert isinstance(model.net_g, torch.nn.parallel.DistributedDataParallel)
+    model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
+    model.optimize_parameters(1)
+    assert math.isfinite(model.get_current_log()["l_pix"])
+
+
+def test_the_launcher_says_that_it_needs_torchrun(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node"):
+        dist_util.init_dist("pytorch")
+
+
+# ------------------------------------------------------------------------------------------- start of a run
+
+
+def test_only_the_runs_own_folders_are_made(tmp_path):
+    path = {
+        "experiments_root": tmp_path / "run",
+        "models": tmp_path / "run/models",
+        "pretrained_net": tmp_path / "x.pth",
+    }
+    basicsr.train.make_exp_dirs({"is_train": True, "rank": 0, "path": {key: str(value) for key, value in path.items()}})
+    assert (tmp_path / "run/models").is_dir()
+    assert not (tmp_path / "x.pth").exists()
+
+
+def pipeline_that(*actions):
+    def pipeline(root_path):
+        for action in actions:
+            action()
+
+    return basicsr_compat._put_back_on_failed_start(pipeline)
+
+
+def fail():
+    raise ValueError("a typo")
+
+
+@pytest.fixture
+def good_run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "weights").write_text("good")
+    return folder
+
+
+def test_a_run_that_fails_at_its_start_leaves_the_good_run_as_it_was(good_run, tmp_path):
+    with pytest.raises(ValueError, match="a typo"):
+        pipeline_that(lambda: misc.mkdir_and_rename(str(good_run)), fail)(tmp_path)
+    assert (good_run / "weights").read_text() == "good"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not basicsr_compat.run_has_begun()
+
+
+def test_a_run_that_fails_after_its_first_iteration_keeps_its_own_folder(good_run, tmp_path):
+    message_logger = MessageLogger(
+        {"name": "n", "logger": {"print_freq": 1, "use_tb_logger": False}, "train": {"total_iter": 1}}
+    )
+    with pytest.raises(ValueError, match="a typo"):
+        pipeline_that(lambda: misc.mkdir_and_rename(str(good_run)), message_logger.reset_start_time, fail)(tmp_path)
+    assert list(good_run.iterdir()) == []
+    assert [path.name.startswith("run_archived_") for path in tmp_path.iterdir() if path.name != "run"] == [True]
+    assert basicsr_compat.run_has_begun()
+
+
+def test_the_pipelines_of_basicsr_are_guarded_so():
+    for pipeline in (basicsr.train.train_pipeline, basicsr.train_pipeline, basicsr.test.test_pipeline):
+        assert pipeline.__wrapped__.__module__ in ("basicsr.train", "basicsr.test")
+
+
+# ------------------------------------------------------------------------------------------- data of a run
+
+
+class Numbers(torch.utils.data.Dataset):
+    opt = {"name": "numbers"}
+
+    def __init__(self, length, broken=False):
+        self.length, self.broken = length, broken
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if self.broken:
+            raise OSError("cannot read image 7.png")
+        return {"lq": torch.tensor(float(index))}
+
+
+def loaders(monkeypatch, length, total_iter=40, **dataset):
+    monkeypatch.setattr(basicsr.train, "build_dataset", lambda opt: Numbers(length))
+    dataset = {"phase": "train", "name": "t", "batch_size_per_gpu": 4, "num_worker_per_gpu": 0, **dataset}
+    opt = {"datasets": {"train": dataset}, "train": {"total_iter": total_iter}, "manual_seed": 0}
+    opt.update(world_size=1, rank=0, num_gpu=0, dist=False)
+    return basicsr.train.create_train_val_dataloader(opt, SimpleNamespace(info=print))
+
+
+def test_the_epochs_are_enough_for_all_iterations(monkeypatch):
+    loader, _, _, epochs, total = loaders(monkeypatch, length=7)
+    assert len(loader) * epochs >= total == 40
+
+
+def test_fewer_images_than_a_batch_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match="3 images do not fill one batch of 4"):
+        loaders(monkeypatch, length=3)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="empty-set.*no images"):
+        basicsr.train.build_dataset(
+            {
+                "type": "SingleImageDataset",
+                "name": "empty-set",
+                "dataroot_lq": str(tmp_path),
+                "io_backend": {"type": "disk"},
+            }
+        )
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_exception_reaches_the_loop_through_the_cpu_prefetcher(broken, monkeypatch):
+    get = queue.Queue.get
+    monkeypatch.setattr(queue.Queue, "get", lambda self: get(self, timeout=20))  # a hang must fail, not hang
+    loader = PrefetchDataLoader(num_prefetch_queue=1, dataset=Numbers(3, broken))
+    if broken:
+        with pytest.raises(OSError, match=r"cannot read image 7\.png"):
+            list(loader)
+    else:
+        assert len(list(loader)) == 3
+
+
+# ------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """torch.save writes half a file and fails, as on a full disk."""
+    calls = []
+
+    def save(obj, path, *args, **kwargs):
+        calls.append(path)
+        with builtins.open(path, "wb") as file:
+            file.write(b"half a file")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(basicsr_compat.time, "sleep", lambda seconds: None)
+    return calls
+
+
+def test_a_failed_save_leaves_the_older_file_and_no_other(tmp_path, full_disk):
+    (tmp_path / "net.pth").write_bytes(b"older")
+    with pytest.raises(OSError, match=r"net\.pth.*failed writing"):
+        basicsr_compat.atomic_save({}, tmp_path / "net.pth")
+    assert (tmp_path / "net.pth").read_bytes() == b"older"
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
+
+
+def test_an_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    (tmp_path / "net.pth").write_bytes(b"older")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        basicsr_compat.atomic_save({}, tmp_path / "net.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
+    assert (tmp_path / "net.pth").read_bytes() == b"older"
+
+
+@pytest.mark.parametrize("save", ["save_network", "save_training_state"])
+def test_a_model_that_cannot_be_saved_stops_the_run(model, full_disk, save):
+    with pytest.raises(OSError, match="cannot write"):
+        model.save_network(model.net_g, "net_g", 2) if save == "save_network" else model.save_training_state(0, 2)
+    assert len(full_disk) == 3
+
+
+def test_a_saved_model_is_resumed_with_its_best_metrics(model, tmp_path):
+    model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
+    model.optimize_parameters(1)
+    best = {"set": {"psnr": {"better": "higher", "val": np.float64(31.5), "iter": 1}}}
+    model.best_metric_results = best
+    model.save(0, 1)
+
+    opt = model_options(tmp_path)
+    opt["path"]["resume_state"] = str(tmp_path / "1.state")
+    state = basicsr.train.load_resume_state(opt)
+    resumed = SRModel(opt)
+    resumed.resume_training(state)
+    assert all(torch.equal(value, resumed.net_g.state_dict()[key]) for key, value in weights(model.net_g).items())
+    assert resumed.optimizer_g.state_dict()["state"].keys() == model.optimizer_g.state_dict()["state"].keys()
+    assert resumed.best_metric_results == best
+
+
+def test_auto_resume_takes_the_newest_state_under_root_path(tmp_path, monkeypatch):
+    for iteration in (2, 10, 9):
+        torch.save({"iter": iteration}, tmp_path / f"{iteration}.state")
+    torch.save({"iter": 11}, tmp_path / "11.state.tmp")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    opt = model_options(tmp_path, auto_resume=True)
+    assert basicsr.train.load_resume_state(opt)["iter"] == 10
+    assert opt["path"]["pretrain_network_g"] == str(tmp_path / "net_g_10.pth")
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("made-by-code",)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "code", "text", "empty", "missing"])
+def test_an_unreadable_checkpoint_is_named_and_never_executed(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pth"
+    if kind == "truncated":
+        torch.save({"params": torch.zeros(1000)}, path)
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind == "code":
+        path.write_bytes(pickle.dumps(Code()))
+    elif kind != "missing":
+        path.write_text("not a checkpoint" if kind == "text" else "")
+    with pytest.raises(FileNotFoundError if kind == "missing" else ValueError, match=r"bad\.pth"):
+        basicsr_compat.read_checkpoint(path)
+    assert not (tmp_path / "made-by-code").exists()
+
+
+@pytest.mark.parametrize("kind", ["asked key is missing", "other architecture", "code"])
+def test_a_checkpoint_that_does_not_fit_is_refused(model, tmp_path, kind):
+    path = str(tmp_path / "other.pth")
+    state = weights(model.net_g)
+    if kind == "asked key is missing":
+        model.opt["path"]["param_key_g"] = "params_ema"
+        torch.save({"params": state}, path)
+        message = "no 'params_ema', it has 'params'"
+    elif kind == "other architecture":
+        state["conv_first.weight"] = torch.zeros(8, 3, 3, 3)
+        torch.save({"params_ema": state}, path)
+        message = r"conv_first\.weight has shape \(8, 3, 3, 3\), the network's has \(4, 3, 3, 3\)"
+    else:
+        torch.save({"params_ema": Code()}, path)
+        message = "holds more than tensors"
+    with pytest.raises(ValueError, match=message):
+        model.load_network(model.net_g, path, param_key="params_ema")
+
+
+def test_the_ema_copy_starts_from_params_where_no_ema_was_saved(model, tmp_path):
+    torch.save({"params": {key: value + 1 for key, value in weights(model.net_g).items()}}, tmp_path / "plain.pth")
+    expected = {key: value + 1 for key, value in weights(model.net_g).items()}
+    model.load_network(model.net_g, str(tmp_path / "plain.pth"), param_key="params_ema")
+    assert all(torch.equal(value, model.net_g.state_dict()[key]) for key, value in expected.items())
+
+
+# ------------------------------------------------------------------------------------------- validation
+
+
+class Images(torch.utils.data.Dataset):
+    opt = {"name": "set"}
+
+    def __init__(self, with_gt):
+        self.with_gt = with_gt
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        item = {"lq": torch.rand(3, 8, 8), "lq_path": f"{index}.png"}
+        return {**item, "gt": torch.rand(3, 16, 16)} if self.with_gt else item
+
+
+def test_validation_carries_the_number_of_the_last_iteration_and_runs_once(model):
+    logged = []
+    tb_logger = SimpleNamespace(add_scalar=lambda name, value, iteration: logged.append(iteration))
+    loader = torch.utils.data.DataLoader(Images(with_gt=True))
+    for iteration in (2, 4, 5):  # 5: how BasicSR's loop numbers the validation after its last of 4 iterations
+        model.validation(loader, iteration, tb_logger)
+    assert logged == [2, 4]
+
+
+def test_validation_does_not_measure_against_a_training_batch(model):
+    model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
+    with pytest.raises(ValueError, match="calculate_psnr compares with the ground truth"):
+        model.validation(torch.utils.data.DataLoader(Images(with_gt=False)), 2, None)
+
+
+def test_a_metric_that_needs_no_ground_truth_is_left_alone():
+    image = np.random.default_rng(0).integers(0, 256, (96, 192, 3), dtype=np.uint8)
+    assert basicsr.metrics.calculate_metric({"img": image}, {"type": "calculate_niqe", "crop_border": 0}) > 0
+
+
+@pytest.mark.parametrize("size", [(1, 1, 3), (64, 300, 3), (128, 128, 3), (192, 192, 3)])
+def test_niqe_of_what_has_none_is_nan(size):
+    assert math.isnan(basicsr.metrics.calculate_niqe(np.full(size, 100, dtype=np.uint8), crop_border=0))
+
+
+# ------------------------------------------------------------------------------------------- degradation
+
+
+def test_jpeg_takes_a_quality_between_whole_numbers():
+    image = np.random.default_rng(0).random((16, 16, 3), dtype=np.float32)
+    assert np.array_equal(degradations.add_jpg_compression(image, 50.7), degradations.add_jpg_compression(image, 50))
+
+
+def test_filter2d_takes_what_diffjpeg_returns():
+    image = DiffJPEG(differentiable=False)(torch.rand(2, 3, 32, 32), quality=50).to(memory_format=torch.channels_last)
+    kernel = torch.zeros(2, 5, 5)
+    kernel[:, 2, 2] = 1
+    assert torch.allclose(img_process_util.filter2D(image, kernel), image)
+
+
+@pytest.mark.parametrize("name", ["RealESRGANModel", "RealESRNetModel"])
+def test_realesrgan_degrades_on_a_cpu(tmp_path, name, monkeypatch):
+    def no_cuda(*args, **kwargs):
+        raise AssertionError("CUDA is not to be touched")
+
+    monkeypatch.setattr(torch.nn.Module, "cuda", no_cuda)
+    monkeypatch.setattr(torch.Tensor, "cuda", no_cuda)
+    opt = model_options(tmp_path, model_type=name, scale=2, queue_size=4, gt_size=32, l1_gt_usm=True)
+    opt["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 2}
+    opt["train"].update(
+        gan_opt={"type": "GANLoss", "gan_type": "vanilla", "real_label_val": 1.0, "fake_label_val": 0.0}
+    )
+    opt["train"].update(optim_d={"type": "Adam", "lr": 0.01})
+    for suffix in ("", "2"):
+        opt |= {f"resize_prob{suffix}": [0.2, 0.7, 0.1], f"resize_range{suffix}": [0.5, 1.5]}
+        opt |= {f"gaussian_noise_prob{suffix}": 0.5, f"noise_range{suffix}": [1, 30], f"gray_noise_prob{suffix}": 0.4}
+        opt |= {f"poisson_scale_range{suffix}": [0.05, 3], f"jpeg_range{suffix}": [30, 95]}
+    opt |= {"second_blur_prob": 0.8, "gt_usm": True}
+    model = MODEL_REGISTRY.get(name)(copy.deepcopy(opt))
+    kernel = torch.zeros(2, 21, 21)
+    kernel[:, 10, 10] = 1
+    batch = {"gt": torch.rand(2, 3, 64, 64), "kernel1": kernel, "kernel2": kernel, "sinc_kernel": kernel}
+    for _ in range(3):  # the third takes pairs from the full pool
+        model.feed_data(batch)
+    assert model.lq.shape == (2, 3, 16, 16)
+    assert model.queue_lr.device == model.lq.device
+
+
+def test_the_pool_size_must_be_a_multiple_of_the_batch(tmp_path):
+    model = object.__new__(MODEL_REGISTRY.get("RealESRNetModel"))
+    model.queue_size, model.lq, model.gt = 5, torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8)
+    with pytest.raises(ValueError, match="queue_size=5 must be a multiple of the batch size 2"):
+        model._dequeue_and_enqueue()
