@@ -1,11 +1,13 @@
 """Image files of a data set: listing them, and reading them so that a damaged one is noticed."""
 
 import os
-from collections.abc import Iterable
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 HOW_TO_GET_DATA = "datasets/README.md says how to get and prepare the data"
@@ -67,9 +69,28 @@ def read_image(path: str | Path) -> np.ndarray:
     return decode_image(data)
 
 
-def common_parent(paths: Iterable[str]) -> str:
-    """The deepest folder that holds all paths."""
-    return os.path.commonpath([os.path.dirname(path) for path in paths])
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write (h, w, 3) uint8 BGR as PNG, making the folder. Raises OSError where the file cannot be written."""
+    _, data = cv2.imencode(".png", image)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    # not cv2.imwrite, which returns False for a full disk and fails on non-ASCII names on Windows
+    Path(path).write_bytes(data.tobytes())
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(h, w, 3) uint8 BGR -> (3, h, w) float32 RGB in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float().div_(255)
+
+
+def to_image(tensor: Tensor) -> np.ndarray:
+    """(3, h, w) float RGB in [0, 1] -> (h, w, 3) uint8 BGR."""
+    scaled = tensor.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy()[..., ::-1])
+
+
+def seed_of(path: str | Path, seed: int) -> int:
+    """A seed for one file, from its name without folder and extension: the same on every machine and in every set."""
+    return (seed << 32) + zlib.crc32(Path(path).stem.encode())
 
 
 def _is_truncated(data: bytes) -> bool:

@@ -4,6 +4,8 @@ import os
 import random
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import cv2
@@ -11,11 +13,10 @@ import numpy as np
 import torch
 from basicsr.utils import FileClient, get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from iter_data.degradation import MIN_GT_SIZE, Pair, make_pair
-from iter_data.images import HOW_TO_GET_DATA, UnreadableImage, decode_image, list_images
+from iter_data.images import HOW_TO_GET_DATA, UnreadableImage, decode_image, list_images, seed_of, to_tensor
 from iter_data.kernels import Kernels, draw_kernels, seeded
 from iter_data.options import DegradationOptions, check_keys
 
@@ -74,7 +75,8 @@ class SecondOrderDegradationDataset(Dataset):
     Items in training are dicts: 'gt' (3, crop, crop) float32 RGB in [0, 1], 'kernel1', 'kernel2', 'sinc_kernel' (k, k)
     float32 and 'gt_path', to be given to `batch_to_pair`; with degrade_in_worker 'lq' (3, gt_size/s, gt_size/s), 'gt'
     (3, gt_size, gt_size), 'lq_path', 'gt_path'. In phase val and test the items are always such pairs, of the whole
-    image cut to multiples of the scale, and the same pair every time: item i depends on `seed` and i alone.
+    image cut to multiples of the scale, its GT not sharpened, and the same pair every time: it depends on `seed` and
+    the file name alone, and is the one that `python -m iter_data.prepare degrade` writes.
 
     An item is a function of its index and one integer (`sample`). In training that integer is drawn from torch's
     global generator, which PyTorch seeds anew for each worker and epoch from the main process: runs with the same
@@ -86,10 +88,16 @@ class SecondOrderDegradationDataset(Dataset):
 
     def __init__(self, opt: Mapping[str, Any]):
         super().__init__()
+        self.opt = opt  # BasicSR reads the name of a validation set from here
         self.phase = opt.get("phase", "train")
         section = f"datasets.{self.phase}"
         _check_section(opt, section)
+        if self.phase not in ("train", "val", "test"):
+            raise ValueError(f"{section}.phase={self.phase!r} must be train, val or test")
         self.options = DegradationOptions.from_dict(opt.get("degradation"), f"{section}.degradation")
+        if self.phase != "train":
+            # what is judged is judged against the photo itself
+            self.options = replace(self.options, gt_usm=False)
         self.scale = _value(opt, section, "scale", None, _is_count, "must be 1, 2, 4 or another whole number")
         self.use_hflip = _value(opt, section, "use_hflip", True, _is_bool, "must be true or false")
         self.use_rot = _value(opt, section, "use_rot", False, _is_bool, "must be true or false")
@@ -101,7 +109,7 @@ class SecondOrderDegradationDataset(Dataset):
             section,
             "gt_resize_range",
             None,
-            lambda v: v is None or (isinstance(v, list | tuple) and len(v) == 2 and 0 < v[0] <= v[1] <= 1),
+            lambda v: v is None or _is_shrink_range(v),
             "must be [low, high] with 0 < low <= high <= 1",
         )
         if self.phase == "train":
@@ -121,14 +129,13 @@ class SecondOrderDegradationDataset(Dataset):
                 lambda v: _is_crop(v, self.scale) and v >= self.gt_size,
                 f"must be a multiple of scale={self.scale} and >= gt_size={self.gt_size}",
             )
-        self.io_backend = dict(opt.get("io_backend") or {"type": "disk"})
-        _check_io_backend(self.io_backend, section)
+        backend = opt.get("io_backend") or {"type": "disk"}
+        _check_io_backend(backend, section)
         roots, metas = opt.get("dataroot_gt"), opt.get("meta_info")
-        if self.io_backend["type"] == "lmdb":
-            entries = _lmdb_entries(roots, metas, section)
-            self.io_backend.update(db_paths=[roots], client_keys=["gt"])
+        if backend["type"] == "lmdb":
+            entries, self.source = _lmdb_entries(roots, metas, section), ("lmdb", roots)
         else:
-            entries = _disk_entries(roots, metas, section)
+            entries, self.source = _disk_entries(roots, metas, section), ("disk",)
         self.paths = [path for path, _ in entries]
         if self.phase == "train" and not self.pad_small_gt:
             for path, size in entries:
@@ -136,8 +143,6 @@ class SecondOrderDegradationDataset(Dataset):
                     self._check_size(path, *size)
         # shared with the workers, so that a bad file is named once and not once a worker and epoch
         self._is_unreadable = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
-        self._client: FileClient | None = None
-        self._client_pid: int | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -145,12 +150,7 @@ class SecondOrderDegradationDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.phase == "train":
             return self.sample(index, torch.randint(2**63 - 1, ()).item())
-        # far apart, so that no item of one seed is an item of the next
-        return self.sample(index, self.seed * 2**32 + index)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # an open LMDB cannot be sent to a spawned worker
-        return self.__dict__ | {"_client": None}
+        return self.sample(index, seed_of(self.paths[index], self.seed))
 
     @property
     def unreadable(self) -> list[str]:
@@ -168,7 +168,7 @@ class SecondOrderDegradationDataset(Dataset):
                 height, width = (side - side % self.scale for side in image.shape[:2])
                 image = image[:height, :width]
             kernels = draw_kernels(self.options)
-        gt = _to_tensor(image)
+        gt = to_tensor(image)
         if self.phase == "train" and not self.degrade_in_worker:
             return {"gt": gt, **kernels._asdict(), "gt_path": path}
         crop_size = self.gt_size if self.phase == "train" else None
@@ -187,7 +187,7 @@ class SecondOrderDegradationDataset(Dataset):
             path = self.paths[index]
             if not self._is_unreadable[index]:
                 try:
-                    return decode_image(self._read_bytes(path)), path
+                    return decode_image(_client(*self.source).get(path, "gt")), path
                 except (UnreadableImage, OSError) as error:
                     self._is_unreadable[index] = True
                     get_root_logger().warning(
@@ -201,13 +201,6 @@ class SecondOrderDegradationDataset(Dataset):
             f"{_MAX_REPLACEMENTS} images in a row could not be read ({len(self.unreadable)} of "
             f"{len(self)} so far, e.g. {path}): check the data set"
         )
-
-    def _read_bytes(self, path: str) -> bytes | None:
-        # a client (an open LMDB) must not cross a fork
-        if self._client is None or self._client_pid != os.getpid():
-            backend = dict(self.io_backend)
-            self._client, self._client_pid = FileClient(backend.pop("type"), **backend), os.getpid()
-        return self._client.get(path, "gt")
 
     def _flip(self, image: np.ndarray) -> np.ndarray:
         # basicsr.data.transforms.augment on views: only the crop is copied
@@ -271,9 +264,10 @@ def batch_to_pair(
     return make_pair(moved["gt"], kernels, scale=scale, options=options, generator=generator, crop_size=crop_size)
 
 
-def _to_tensor(image: np.ndarray) -> Tensor:
-    rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
-    return torch.from_numpy(rgb).float().div_(255)
+@cache
+def _client(backend: str, root: str | None = None) -> FileClient:
+    # one a process and LMDB: it cannot be opened twice; read-only and without locks it may cross a fork
+    return FileClient(backend) if root is None else FileClient(backend, db_paths=[root], client_keys=["gt"])
 
 
 def _check_section(opt: Mapping[str, Any], section: str) -> None:
@@ -297,6 +291,12 @@ def _is_bool(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_shrink_range(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(v, int | float) for v in value):
+        return False
+    return 0 < value[0] <= value[1] <= 1
 
 
 def _is_crop(value: Any, scale: int) -> bool:

@@ -1,0 +1,304 @@
+"""Prepare data sets: `python -m iter_data.prepare {lmdb,meta-info,subimages,degrade} --help`."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import torch
+from tqdm import tqdm
+
+from iter_data.degradation import make_pair
+from iter_data.images import (
+    UnreadableImage,
+    decode_image,
+    list_images,
+    read_image,
+    seed_of,
+    to_image,
+    to_tensor,
+    write_png,
+)
+from iter_data.kernels import Kernels, draw_kernels, seeded
+from iter_data.options import DegradationOptions
+
+Result = TypeVar("Result")
+_MAX_LMDB_KEY = 511  # LMDB's own limit, in bytes
+_LMDB_BATCH = 256  # images a transaction
+
+
+class PrepareError(Exception):
+    """A mistake in the arguments or in the data that stops the command."""
+
+
+def make_lmdb(folder: str, output: str) -> list[str]:
+    """Copy the image files under `folder` into an LMDB in BasicSR's layout; returns what was skipped and why.
+
+    Keys are paths relative to `folder` without extension; `meta_info.txt` holds a line `key.ext (h,w,3) 1` for each.
+    Dots, spaces and non-ASCII characters of a key are percent-encoded, because BasicSR cuts keys at the first dot and
+    encodes them as ASCII. Values are the files as they are: nothing is decoded and encoded again.
+    """
+    import lmdb
+
+    if not output.endswith(".lmdb"):
+        raise PrepareError(f"output {output!r} must end in .lmdb: BasicSR recognises it by that")
+    names = {}
+    for stem, path in _by_stem(folder).items():
+        key = quote(stem, safe="/").replace(".", "%2E")
+        if len(key) > _MAX_LMDB_KEY:
+            raise PrepareError(f"{path} gives a key of {len(key)} bytes; LMDB allows {_MAX_LMDB_KEY}: shorten its name")
+        names[key] = path
+    # pages of 4096 bytes: the value's own and its share of the tree
+    map_size = 2**20 + sum(4096 * (os.path.getsize(path) // 4096 + 4) for path in names.values())
+    _refuse_existing(output)
+    unfinished = Path(f"{output}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    skipped, lines, batch = [], [], []
+    with lmdb.open(str(unfinished), map_size=map_size) as environment:
+        for key, path in tqdm(sorted(names.items()), unit="image", disable=None):
+            data = Path(path).read_bytes()
+            try:
+                height, width = decode_image(data).shape[:2]
+            except UnreadableImage as error:
+                skipped.append(f"{path}: {error}")
+                continue
+            lines.append(f"{key}{Path(path).suffix.lower()} ({height},{width},3) 1\n")
+            batch.append((key.encode("ascii"), data))
+            if len(batch) == _LMDB_BATCH:
+                _put(environment, batch)
+        _put(environment, batch)
+    if not lines:
+        raise PrepareError(f"none of the {len(names)} images under {folder!r} can be read, e.g. {skipped[0]}")
+    (unfinished / "meta_info.txt").write_text("".join(lines), encoding="utf-8")
+    # an LMDB under its own name is a complete one
+    unfinished.rename(output)
+    print(f"{output}: {len(lines)} images")
+    return skipped
+
+
+def make_meta_info(folders: list[str], output: str, *, root: str | None = None, min_size: int = 1) -> list[str]:
+    """List the readable images of `folders` with their sizes, relative to `root`; returns what was skipped and why.
+
+    root: default is the folder itself, or the deepest folder that holds all of them. min_size: images with a shorter
+    side are left out (and not reported as skipped).
+    """
+    root = root or (folders[0] if len(folders) == 1 else os.path.commonpath(folders))
+    paths = [path for folder in folders for path in list_images(folder)]
+    for folder in folders:
+        if os.path.relpath(folder, root).startswith(".."):
+            raise PrepareError(f"folder {folder!r} is not under root {root!r}")
+    skipped, lines = [], []
+    for path, shape in zip(paths, _in_threads(lambda path: read_image(path).shape, paths), strict=True):
+        if isinstance(shape, UnreadableImage):
+            skipped.append(f"{path}: {shape}")
+        elif min(shape[:2]) >= min_size:
+            lines.append(f"{os.path.relpath(path, root)} ({shape[0]},{shape[1]},3)\n")
+    if not lines:
+        raise PrepareError(f"no image of {', '.join(folders)} is readable and at least {min_size} pixels high and wide")
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text("".join(lines), encoding="utf-8")
+    print(f"{output}: {len(lines)} of {len(paths)} images; use it with dataroot_gt: {root}")
+    return skipped
+
+
+def make_subimages(folder: str, output: str, *, size: int = 480, step: int = 240) -> list[str]:
+    """Cut large images into overlapping squares, which load faster; returns what was skipped and why.
+
+    Squares of `size` start every `step` pixels, the last ones at the border, and are written as PNG with the numbers
+    `_s001` ... in reading order. A side shorter than `size` is kept whole.
+    """
+    if not 1 <= step <= size:
+        raise PrepareError(f"step={step} must be at least 1 and at most size={size}: pixels between would be lost")
+    _refuse_existing(output)
+
+    stems = {path: stem for stem, path in _by_stem(folder).items()}
+
+    def cut(path: str) -> int:
+        image = read_image(path)
+        tops, lefts = (_starts(side, size, step) for side in image.shape[:2])
+        corners = [(top, left) for top in tops for left in lefts]
+        for number, (top, left) in enumerate(corners, 1):
+            square = image[top : top + size, left : left + size]
+            write_png(os.path.join(output, f"{stems[path]}_s{number:03d}.png"), square)
+        return len(corners)
+
+    results = dict(zip(stems, _in_threads(cut, list(stems)), strict=True))
+    skipped = [f"{path}: {result}" for path, result in results.items() if isinstance(result, UnreadableImage)]
+    count = sum(result for result in results.values() if isinstance(result, int))
+    print(f"{output}: {count} sub-images of {len(stems) - len(skipped)} images")
+    return skipped
+
+
+def make_pairs(folder: str, output: str, *, scale: int = 4, seed: int = 0,
+               options: DegradationOptions | None = None) -> list[str]:  # fmt: skip
+    """Write `output`/gt and `output`/lq: the photos cut to multiples of `scale`, and degraded; returns the skipped.
+
+    The LQ of a photo depends on the seed, the file name and the photo alone, so the same command writes the same files.
+    The GT is the photo itself, never sharpened, whatever `options.gt_usm` says.
+    """
+    options = replace(options or DegradationOptions(), gt_usm=False)
+    paths = _by_stem(folder)
+    for part in ("gt", "lq"):
+        _refuse_existing(os.path.join(output, part))
+    skipped = []
+    for stem, path in tqdm(paths.items(), unit="image", disable=None):
+        try:
+            image = read_image(path)
+        except UnreadableImage as error:
+            skipped.append(f"{path}: {error}")
+            continue
+        height, width = (side - side % scale for side in image.shape[:2])
+        image = image[:height, :width]
+        file_seed = seed_of(path, seed)
+        with seeded(file_seed):
+            kernels = Kernels(*(kernel[None] for kernel in draw_kernels(options)))
+        generator = torch.Generator().manual_seed(file_seed)
+        try:
+            pair = make_pair(to_tensor(image)[None], kernels, scale=scale, options=options, generator=generator)
+        except ValueError as error:
+            skipped.append(f"{path}: {error}")
+            continue
+        write_png(os.path.join(output, "gt", f"{stem}.png"), image)
+        write_png(os.path.join(output, "lq", f"{stem}.png"), to_image(pair.lq[0]))
+    print(f"{output}: {len(paths) - len(skipped)} pairs")
+    return skipped
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns 0, 1 if some files were skipped, 2 for a mistake in the arguments or the data."""
+    arguments = _parser().parse_args(argv)
+    try:
+        skipped = arguments.run(arguments)
+    except (PrepareError, ValueError, OSError) as error:
+        print(f"prepare {arguments.command}: error: {error}", file=sys.stderr)
+        return 2
+    for line in skipped:
+        print(f"skipped {line}", file=sys.stderr)
+    if skipped:
+        print(f"{len(skipped)} files were skipped", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m iter_data.prepare", description="Prepare data sets for training and testing."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help: str, run: Callable[[argparse.Namespace], list[str]]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help,
+                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+        command.set_defaults(run=run)
+        return command
+
+    command = add(
+        "lmdb", "Put a folder of images into an LMDB in BasicSR's layout.", lambda a: make_lmdb(a.input, a.output)
+    )
+    command.add_argument("input", help="image folder, searched through its subfolders")
+    command.add_argument("output", help="LMDB to make; its name ends in .lmdb")
+
+    command = add("meta-info", "List images with their sizes in a text file for the option meta_info.",
+                  lambda a: make_meta_info(a.input, a.output, root=a.root, min_size=a.min_size))  # fmt: skip
+    command.add_argument("input", nargs="+", help="image folders, searched through their subfolders")
+    command.add_argument("-o", "--output", required=True, help="text file to write")
+    command.add_argument(
+        "--root", help="folder that the names are relative to (default: the deepest that holds all inputs)"
+    )
+    command.add_argument(
+        "--min-size",
+        type=int,
+        default=1,
+        metavar="PIXELS",
+        help="leave out images with a shorter side (default: %(default)s)",
+    )
+
+    command = add("subimages", "Cut large images into overlapping squares, which load faster.",
+                  lambda a: make_subimages(a.input, a.output, size=a.size, step=a.step))  # fmt: skip
+    command.add_argument("input", help="image folder, searched through its subfolders")
+    command.add_argument("output", help="folder to make")
+    command.add_argument(
+        "--size", type=int, default=480, metavar="PIXELS", help="side of the squares (default: %(default)s)"
+    )
+    command.add_argument(
+        "--step", type=int, default=240, metavar="PIXELS", help="distance of their corners (default: %(default)s)"
+    )
+
+    command = add("degrade", "Make LQ images from photos with the second-order degradation; a seed gives one result.",
+                  _run_degrade)  # fmt: skip
+    command.add_argument("input", help="folder of photos, searched through its subfolders")
+    command.add_argument("output", help="folder to make gt/ and lq/ in")
+    command.add_argument("--scale", type=int, default=4, help="GT size over LQ size (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=int, default=0, help="another seed draws other degradations (default: %(default)s)"
+    )
+    command.add_argument("--opt", metavar="YML", help="option file whose datasets.train.degradation is used "
+                         "(default: Real-ESRGAN's values)")  # fmt: skip
+    return parser
+
+
+def _run_degrade(arguments: argparse.Namespace) -> list[str]:
+    if arguments.scale < 1 or arguments.seed < 0:
+        raise PrepareError(f"scale={arguments.scale} must be >= 1 and seed={arguments.seed} >= 0")
+    options = None
+    if arguments.opt is not None:
+        import yaml
+
+        opt = yaml.safe_load(Path(arguments.opt).read_text(encoding="utf-8"))
+        train = ((opt or {}).get("datasets") or {}).get("train")
+        if not train:
+            raise PrepareError(f"{arguments.opt} has no section datasets.train, whose degradation is to be used")
+        options = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
+    return make_pairs(arguments.input, arguments.output, scale=arguments.scale, seed=arguments.seed, options=options)
+
+
+def _by_stem(folder: str) -> dict[str, str]:
+    """Images under `folder`, in sorted order, by their relative path without extension, which names the results."""
+    paths: dict[str, str] = {}
+    for path in list_images(folder):
+        stem = os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/")
+        if stem in paths:
+            raise PrepareError(f"{path} and {paths[stem]} differ in their extension only: rename one of them")
+        paths[stem] = path
+    return paths
+
+
+def _put(environment, batch: list[tuple[bytes, bytes]]) -> None:
+    with environment.begin(write=True) as transaction:
+        for key, data in batch:
+            transaction.put(key, data)
+    batch.clear()
+
+
+def _refuse_existing(output: str) -> None:
+    if os.path.exists(output):
+        raise PrepareError(f"output {output!r} exists already: remove it or name another")
+
+
+def _in_threads(work: Callable[[str], Result], paths: list[str]) -> Iterator[Result | UnreadableImage]:
+    """Apply `work` to every path, in order, with a progress bar; OpenCV lets go of the interpreter while it decodes."""
+
+    def attempt(path: str) -> Result | UnreadableImage:
+        try:
+            return work(path)
+        except UnreadableImage as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        yield from tqdm(pool.map(attempt, paths), total=len(paths), unit="image", disable=None)
+
+
+def _starts(length: int, size: int, step: int) -> list[int]:
+    if length <= size:
+        return [0]
+    return sorted({*range(0, length - size + 1, step), length - size})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
