@@ -89,8 +89,8 @@ def to_image(tensor: Tensor) -> np.ndarray:
 
 
 def seed_of(path: str | Path, seed: int) -> int:
-    """A seed for one file, from its name without folder and extension: the same on every machine and in every set."""
-    return (seed << 32) + zlib.crc32(Path(path).stem.encode())
+    """A 32-bit seed for one file, from `seed` and its name without folder and extension: the same on every machine."""
+    return zlib.crc32(f"{seed}/{Path(path).stem}".encode())
 
 
 def _is_truncated(data: bytes) -> bool:

@@ -26,7 +26,8 @@ class Kernels(NamedTuple):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block with `random` and `numpy.random` seeded by `seed`, and put their states back afterwards.
+    """Run a block with `random` and `numpy.random` seeded by `seed` (>= 0; numpy takes its lower 32 bits), and put
+    their states back afterwards.
 
     BasicSR's kernel functions draw from these global states; this makes them functions of a seed.
     """

@@ -4,29 +4,17 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-import torch
 from tqdm import tqdm
 
-from iter_data.degradation import make_pair
-from iter_data.images import (
-    UnreadableImage,
-    decode_image,
-    list_images,
-    read_image,
-    seed_of,
-    to_image,
-    to_tensor,
-    write_png,
-)
-from iter_data.kernels import Kernels, draw_kernels, seeded
+from iter_data.images import UnreadableImage, decode_image, list_images, read_image, to_image, write_png
 from iter_data.options import DegradationOptions
+from iter_data.second_order_dataset import SecondOrderDegradationDataset
 
 Result = TypeVar("Result")
 _MAX_LMDB_KEY = 511  # LMDB's own limit, in bytes
@@ -136,38 +124,30 @@ def make_subimages(folder: str, output: str, *, size: int = 480, step: int = 240
     return skipped
 
 
-def make_pairs(folder: str, output: str, *, scale: int = 4, seed: int = 0,
-               options: DegradationOptions | None = None) -> list[str]:  # fmt: skip
+def make_pairs(
+    folder: str, output: str, *, scale: int = 4, seed: int = 0, degradation: Mapping[str, Any] | None = None
+) -> list[str]:
     """Write `output`/gt and `output`/lq: the photos cut to multiples of `scale`, and degraded; returns the skipped.
 
-    The LQ of a photo depends on the seed, the file name and the photo alone, so the same command writes the same files.
-    The GT is the photo itself, never sharpened, whatever `options.gt_usm` says.
+    These are the pairs that `SecondOrderDegradationDataset` gives in validation: the LQ of a photo depends on the
+    seed, the file name and the photo alone, and the GT is never sharpened. degradation: options by BasicSR's names.
     """
-    options = replace(options or DegradationOptions(), gt_usm=False)
-    paths = _by_stem(folder)
+    # refuses a bad option before anything is written
+    opt = {"phase": "val", "dataroot_gt": folder, "scale": scale, "seed": seed, "degradation": degradation}
+    dataset = SecondOrderDegradationDataset(opt)
+    stems = _by_stem(folder)
     for part in ("gt", "lq"):
         _refuse_existing(os.path.join(output, part))
     skipped = []
-    for stem, path in tqdm(paths.items(), unit="image", disable=None):
+    for index, stem in enumerate(tqdm(stems, unit="image", disable=None)):
         try:
-            image = read_image(path)
-        except UnreadableImage as error:
-            skipped.append(f"{path}: {error}")
-            continue
-        height, width = (side - side % scale for side in image.shape[:2])
-        image = image[:height, :width]
-        file_seed = seed_of(path, seed)
-        with seeded(file_seed):
-            kernels = Kernels(*(kernel[None] for kernel in draw_kernels(options)))
-        generator = torch.Generator().manual_seed(file_seed)
-        try:
-            pair = make_pair(to_tensor(image)[None], kernels, scale=scale, options=options, generator=generator)
+            item = dataset[index]
         except ValueError as error:
-            skipped.append(f"{path}: {error}")
+            skipped.append(str(error))
             continue
-        write_png(os.path.join(output, "gt", f"{stem}.png"), image)
-        write_png(os.path.join(output, "lq", f"{stem}.png"), to_image(pair.lq[0]))
-    print(f"{output}: {len(paths) - len(skipped)} pairs")
+        for part in ("gt", "lq"):
+            write_png(os.path.join(output, part, f"{stem}.png"), to_image(item[part]))
+    print(f"{output}: {len(stems) - len(skipped)} pairs")
     return skipped
 
 
@@ -244,9 +224,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_degrade(arguments: argparse.Namespace) -> list[str]:
-    if arguments.scale < 1 or arguments.seed < 0:
-        raise PrepareError(f"scale={arguments.scale} must be >= 1 and seed={arguments.seed} >= 0")
-    options = None
+    degradation = None
     if arguments.opt is not None:
         import yaml
 
@@ -254,8 +232,11 @@ def _run_degrade(arguments: argparse.Namespace) -> list[str]:
         train = ((opt or {}).get("datasets") or {}).get("train")
         if not train:
             raise PrepareError(f"{arguments.opt} has no section datasets.train, whose degradation is to be used")
-        options = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
-    return make_pairs(arguments.input, arguments.output, scale=arguments.scale, seed=arguments.seed, options=options)
+        degradation = train.get("degradation")
+        DegradationOptions.from_dict(degradation, f"{arguments.opt}: datasets.train.degradation")
+    return make_pairs(
+        arguments.input, arguments.output, scale=arguments.scale, seed=arguments.seed, degradation=degradation
+    )
 
 
 def _by_stem(folder: str) -> dict[str, str]:

@@ -149,7 +149,7 @@ class SecondOrderDegradationDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.phase == "train":
-            return self.sample(index, torch.randint(2**63 - 1, ()).item())
+            return self.sample(index, torch.randint(2**32, ()).item())
         return self.sample(index, seed_of(self.paths[index], self.seed))
 
     @property
@@ -158,27 +158,27 @@ class SecondOrderDegradationDataset(Dataset):
         return [self.paths[index] for index in self._is_unreadable.nonzero().flatten().tolist()]
 
     def sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Item `index` with all its random choices drawn from `seed`; the global random states stay as they were."""
-        # one draw order with BasicSR's RealESRGANDataset: flips, crop, kernels
+        """Item `index` with all its random choices drawn from `seed`, 0 <= seed < 2^32; no global state changes."""
+        # in the order in which BasicSR's RealESRGANDataset draws: flips, crop, kernels
         with seeded(seed):
             image, path = self._read(index)
             if self.phase == "train":
                 image = self._crop(self._flip(image), path)
             else:
-                height, width = (side - side % self.scale for side in image.shape[:2])
-                image = image[:height, :width]
+                image = self._whole(image, path)
             kernels = draw_kernels(self.options)
+            # numpy and torch make the same numbers of the same seed: the degradation needs one of its own
+            degradation_seed = random.getrandbits(32)
         gt = to_tensor(image)
         if self.phase == "train" and not self.degrade_in_worker:
             return {"gt": gt, **kernels._asdict(), "gt_path": path}
-        crop_size = self.gt_size if self.phase == "train" else None
         pair = make_pair(
             gt[None],
             Kernels(*(kernel[None] for kernel in kernels)),
             scale=self.scale,
             options=self.options,
-            generator=torch.Generator().manual_seed(seed),
-            crop_size=crop_size,
+            generator=torch.Generator().manual_seed(degradation_seed),
+            crop_size=self.gt_size if self.phase == "train" else None,
         )
         return {"lq": pair.lq[0], "gt": pair.gt[0], "lq_path": path, "gt_path": path}
 
@@ -195,7 +195,7 @@ class SecondOrderDegradationDataset(Dataset):
                         f"Unreadable so far: {int(self._is_unreadable.sum())}"
                     )
             if self.phase != "train":
-                raise ValueError(f"{path} cannot be read: repair it or take it out of {self.phase}")
+                raise ValueError(f"{path} cannot be read: repair it or take it out of the set")
             index = random.randrange(len(self.paths))
         raise RuntimeError(
             f"{_MAX_REPLACEMENTS} images in a row could not be read ({len(self.unreadable)} of "
@@ -232,6 +232,13 @@ class SecondOrderDegradationDataset(Dataset):
         if region > size:
             image = cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=cv2.INTER_AREA)
         return image
+
+    def _whole(self, image: np.ndarray, path: str) -> np.ndarray:
+        height, width = (side - side % self.scale for side in image.shape[:2])
+        if min(height, width) < MIN_GT_SIZE:
+            raise ValueError(f"{path} has {image.shape[0]}x{image.shape[1]} pixels, but both sides must be >= "
+                             f"{MIN_GT_SIZE}: take it out of the set")  # fmt: skip
+        return image[:height, :width]
 
     def _check_size(self, path: str, height: int, width: int) -> None:
         if min(height, width) < self.crop_size:

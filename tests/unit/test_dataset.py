@@ -13,7 +13,8 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader
 
-from iter_data import SecondOrderDegradationDataset
+from iter_data import SecondOrderDegradationDataset, second_order_dataset
+from iter_data.images import seed_of
 from iter_data.prepare import main as prepare
 
 ITEM_KEYS = ("gt", "kernel1", "kernel2", "sinc_kernel")
@@ -217,6 +218,26 @@ def test_manual_seed_fixes_the_run_and_epochs_differ(photos, workers):
     assert len(first[0]) == 4
     assert first == again
     assert all(first[0][path] != first[1][path] and first[0][path] != other[0][path] for path in first[0])
+
+
+def test_numpy_and_torch_are_not_seeded_alike(tmp_path, monkeypatch):
+    """Both make the same numbers of the same seed, and look at its lower 32 bits only."""
+    write_image(tmp_path / "a.png")
+    dataset = dataset_of(tmp_path, degrade_in_worker=True)
+    seeds = []
+
+    def spy(gt, kernels, *, generator, **options):
+        seeds.append(generator.initial_seed())
+        return second_order_dataset.Pair(gt, gt)
+
+    monkeypatch.setattr(second_order_dataset, "make_pair", spy)
+    for seed in range(20):
+        dataset.sample(0, seed)
+    assert not set(seeds) & set(range(20)) and len(set(seeds)) == 20 and max(seeds) < 2**32
+    file_seeds = {
+        seed_of(f"/{folder}/{name}", seed) for folder in "xy" for name in ("a.png", "b.jpg") for seed in (0, 1)
+    }
+    assert len(file_seeds) == 4 and max(file_seeds) < 2**32
 
 
 # ------------------------------ unreadable files ------------------------------ #
