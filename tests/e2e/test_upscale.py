@@ -280,7 +280,7 @@ def test_bad_files_are_named_counted_and_skipped(net, photos, tmp_path, capsys):
 
 
 def test_one_failure_of_the_network_or_the_disk_does_not_stop_the_rest(net, photos, tmp_path, monkeypatch, capsys):
-    for name in ("a.png", "b.png", "c.png"):
+    for name in ("a.png", "b.png", "c.png", "d.png"):
         save(photos / name)
     plain = net.restore
 
@@ -293,6 +293,8 @@ def test_one_failure_of_the_network_or_the_disk_does_not_stop_the_rest(net, phot
     def write(path, photo):
         if path.stem == "b":
             raise OSError(28, "No space left on device")
+        if path.stem == "d":
+            raise MemoryError
         write_image(path, photo)
 
     monkeypatch.setattr(net, "restore", restore)
@@ -302,6 +304,7 @@ def test_one_failure_of_the_network_or_the_disk_does_not_stop_the_rest(net, phot
     err = capsys.readouterr().err
     assert f"{photos / 'a.png'}: broken kernel" in err
     assert f"{photos / 'b.png'}: [Errno 28] No space left on device" in err
+    assert f"{photos / 'd.png'}: MemoryError" in err
 
 
 def test_a_file_that_is_no_image_beside_a_photo_of_its_name(net, photos, tmp_path):
@@ -452,6 +455,16 @@ def test_out_of_memory_is_retried_with_smaller_tiles_and_said(net, photos, tmp_p
     ]
 
 
+@pytest.mark.parametrize(("width", "tile", "tiles"), [(100, 256, [256, 50, 25, 16]), (500, 24, [24, 16])])
+def test_smaller_tiles_begin_below_the_image_and_end_at_one_window(
+    net, photos, tmp_path, monkeypatch, width, tile, tiles
+):
+    save(photos / "a.png", levels((3, width)))
+    tried = out_of_memory_above(net, 16, monkeypatch)
+    assert run(photos, tmp_path / "out", "--tile", tile) == 0
+    assert tried == tiles
+
+
 def test_out_of_memory_with_the_smallest_tiles_is_a_failure(net, photos, tmp_path, monkeypatch, capsys):
     save(photos / "a.png", levels((3, 500)))
     save(photos / "b.png", levels((3, 9)))
@@ -537,7 +550,10 @@ def test_ctrl_c_ends_the_command_without_a_traceback(weights, photos, tmp_path):
         save(photos / f"{index:03}.png", levels((20, 20)))
     process = command("-i", "photos", "-o", "out", "--model", weights, cwd=tmp_path)
     output = tmp_path / "out"
-    while process.poll() is None and not (output.is_dir() and any(output.glob("*.png"))):
+    deadline = time.monotonic() + 120
+    while (
+        process.poll() is None and time.monotonic() < deadline and not (output.is_dir() and any(output.glob("*.png")))
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
