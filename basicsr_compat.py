@@ -9,6 +9,7 @@ be applied twice. Nothing here reads the command line, starts CUDA or opens the 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import functools
 import importlib.util
@@ -16,9 +17,11 @@ import inspect
 import math
 import os
 import pickle
+import queue
 import random
 import shutil
 import sys
+import threading
 import time
 import types
 import warnings
@@ -254,24 +257,61 @@ class _Failed:
         self.error = error
 
 
-def _prefetch_run(self) -> None:
-    """An exception in BasicSR's prefetching thread ends the thread, and the training waits for it for ever."""
-    try:
-        for item in self.generator:
-            self.queue.put(item)
-    except BaseException as error:
-        self.queue.put(_Failed(error))
-    else:
-        self.queue.put(None)
+class _PrefetchGenerator(threading.Thread):
+    """BasicSR's ends at an exception in the dataset, and the training waits for it for ever.
+
+    It also outlives its loop, an epoch's thread and workers each, and now and then aborts the process at its exit.
+    """
+
+    def __init__(self, generator, num_prefetch_queue: int):
+        super().__init__(daemon=True)
+        self.generator = generator
+        self.queue = queue.Queue(num_prefetch_queue)
+        self._stopping = threading.Event()
+        atexit.register(self.stop)
+        self.start()
+
+    def run(self) -> None:
+        last = None
+        try:
+            for item in self.generator:
+                if not self._hand_over(item):
+                    break
+        except BaseException as error:
+            last = _Failed(error)
+        self.generator = None  # ends the loader's workers
+        self._hand_over(last)
+
+    def _hand_over(self, item) -> bool:
+        while not self._stopping.is_set():
+            with contextlib.suppress(queue.Full):
+                self.queue.put(item, timeout=0.1)
+                return True
+        return False
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(timeout=60)  # no longer than a sick file system deserves
+        atexit.unregister(self.stop)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        item = self.queue.get()
+        if isinstance(item, _Failed):
+            raise item.error
+        if item is None:
+            raise StopIteration
+        return item
 
 
-def _prefetch_next(self):
-    item = self.queue.get()
-    if isinstance(item, _Failed):
-        raise item.error
-    if item is None:
-        raise StopIteration
-    return item
+def _prefetch_one_epoch_at_a_time(self):
+    """See _PrefetchGenerator."""
+    if "_prefetching" in self.__dict__:
+        self._prefetching.stop()
+    self._prefetching = _PrefetchGenerator(torch.utils.data.DataLoader.__iter__(self), self.num_prefetch_queue)
+    return self._prefetching
 
 
 # ------------------------------------------------------------------------------------------- checkpoints
@@ -470,11 +510,11 @@ def _nan_where_undefined(niqe):
 
     @functools.wraps(niqe)
     def niqe_or_nan(img, *args, block_size_h=96, block_size_w=96, **kwargs):
-        if (img.shape[0] // block_size_h) * (img.shape[1] // block_size_w) >= 2:
+        if img.ndim == 2 and (img.shape[0] // block_size_h) * (img.shape[1] // block_size_w) >= 2:
             with contextlib.suppress(np.linalg.LinAlgError), np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # means and covariances of nothing
                 return niqe(img, *args, block_size_h=block_size_h, block_size_w=block_size_w, **kwargs)
-        get_root_logger().warning(f"NIQE of a flat image, or one of {img.shape[1]}x{img.shape[0]}, is undefined: NaN")
+        get_root_logger().warning(f"NIQE is undefined (NaN) for a flat image and for one of shape {img.shape}")
         return float("nan")
 
     return niqe_or_nan
@@ -571,8 +611,7 @@ def _apply() -> None:
     _wrap(basicsr.test, "build_model", _begins_run, only_here=True)
     _wrap(basicsr.data, "build_dataset", _refuse_empty)
     _wrap(basicsr.train, "create_train_val_dataloader", _epochs_from_loader)
-    _put(prefetch_dataloader.PrefetchGenerator, "run", _prefetch_run)
-    _put(prefetch_dataloader.PrefetchGenerator, "__next__", _prefetch_next)
+    _put(prefetch_dataloader.PrefetchDataLoader, "__iter__", _prefetch_one_epoch_at_a_time)
 
     model = base_model.BaseModel
     _put(model, "model_to_device", _model_to_device)

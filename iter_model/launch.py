@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     pipeline = {"train": basicsr.train.train_pipeline, "test": basicsr.test.test_pipeline}[args.command]
     sys.argv = [f"basicsr {args.command}", *(word for word in argv if word != "--traceback")]
     # torchrun ends the other ranks by SIGTERM when one fails; as an exception it lets a failed start clean up.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         pipeline(os.getcwd())
     except Exception as error:
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         print(f"basicsr {args.command}: error: {_message(error)}\n(--traceback shows where)", file=sys.stderr)
         return 2
     finally:
+        signal.signal(signal.SIGTERM, before)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0

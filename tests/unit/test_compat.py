@@ -7,6 +7,7 @@ import os
 import pickle
 import queue
 import socket
+import threading
 from types import SimpleNamespace
 
 import basicsr.data.data_util
@@ -264,6 +265,16 @@ def test_an_exception_reaches_the_loop_through_the_cpu_prefetcher(broken, monkey
             list(loader)
     else:
         assert len(list(loader)) == 3
+
+
+def test_the_cpu_prefetcher_ends_the_thread_of_an_abandoned_epoch():
+    before = set(threading.enumerate())
+    loader = PrefetchDataLoader(num_prefetch_queue=1, dataset=Numbers(100))
+    for _ in range(3):
+        assert next(iter(loader))["lq"] == 0
+    (thread,) = set(threading.enumerate()) - before
+    loader._prefetching.stop()  # as at the exit of the process
+    assert not thread.is_alive()
 
 
 # ------------------------------------------------------------------------------------------- checkpoints

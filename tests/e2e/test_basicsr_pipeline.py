@@ -1,0 +1,140 @@
+"""`basicsr train` and `basicsr test` as a user types them: BasicSR's own model, network and dataset on small images."""
+
+import copy
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+BASICSR = Path(sys.executable).with_name("basicsr")
+TORCHRUN = Path(sys.executable).with_name("torchrun")
+
+PAIRS = {"type": "PairedImageDataset", "dataroot_gt": "gt", "dataroot_lq": "lq"}
+OPTIONS = {
+    "name": "small",
+    "model_type": "SRModel",
+    "scale": 4,
+    "num_gpu": 0,
+    "manual_seed": 1,
+    "datasets": {
+        "train": {**PAIRS, "gt_size": 32, "use_hflip": True, "use_rot": True, "prefetch_mode": "cpu"},
+        "val": {**PAIRS, "name": "pairs"},
+    },
+    "network_g": {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1},
+    "path": {"pretrain_network_g": None},
+    "train": {
+        "ema_decay": 0.9,
+        "total_iter": 2,
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "scheduler": {"type": "MultiStepLR", "milestones": [3]},
+        "pixel_opt": {"type": "L1Loss"},
+    },
+    "val": {"val_freq": 2, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 4}}},
+    "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
+}
+OPTIONS["datasets"]["train"] |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with four image pairs and the option files of a training and of its test."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    rng = np.random.default_rng(0)
+    for name in ("gt", "lq"):
+        (folder / name).mkdir()
+    for index in range(4):
+        image = cv2.GaussianBlur(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8), (9, 9), 0)
+        cv2.imwrite(str(folder / f"gt/{index}.png"), image)
+        cv2.imwrite(str(folder / f"lq/{index}.png"), cv2.resize(image, (12, 12), interpolation=cv2.INTER_AREA))
+    (folder / "train.yml").write_text(yaml.safe_dump(OPTIONS))
+    test = copy.deepcopy(OPTIONS)
+    test["datasets"] = {"test_1": test["datasets"]["val"]}
+    test["path"] = {"pretrain_network_g": "experiments/small/models/net_g_4.pth", "param_key_g": "params_ema"}
+    del test["train"], test["logger"], test["val"]["val_freq"]
+    (folder / "test.yml").write_text(yaml.safe_dump(test))
+    return folder
+
+
+def call(folder, *words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    words = [str(word) for word in words]
+    result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return result.returncode, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """The folder after a training of 2 iterations and its resumption up to 4."""
+    code, output = call(folder, BASICSR, "train", "-opt", "train.yml")
+    assert code == 0, output
+    assert "iter:       2" in output and "Validation pairs" in output
+    assert sorted(path.name for path in folder.glob("experiments/small/**/*") if path.suffix in (".pth", ".state")) == [
+        "2.state",
+        "net_g_2.pth",
+        "net_g_latest.pth",
+    ]
+    code, output = call(
+        folder, BASICSR, "train", "-opt", "train.yml", "--auto_resume", "--force_yml", "train:total_iter=4"
+    )
+    assert code == 0, output
+    assert "Resuming training from epoch: 0, iter: 2" in output
+    assert "iter:       3" in output and "iter:       2," not in output
+    assert output.count("Validation pairs") == 1
+    return folder
+
+
+def test_training_goes_on_where_it_stopped(trained):
+    models = trained / "experiments/small/models"
+    first, second = (torch.load(models / f"net_g_{step}.pth", weights_only=True) for step in (2, 4))
+    assert not torch.equal(first["params"]["conv_first.weight"], second["params"]["conv_first.weight"])
+    assert torch.load(trained / "experiments/small/training_states/4.state", weights_only=True)["iter"] == 4
+    assert not list(trained.glob("experiments/small_archived*"))
+
+
+def test_testing_restores_and_measures(trained):
+    code, output = call(trained, BASICSR, "test", "-opt", "test.yml")
+    assert code == 0, output
+    assert "# psnr:" in output
+    images = sorted((trained / "results/small/visualization/pairs").glob("*.png"))
+    assert [image.name for image in images] == [f"{index}_small.png" for index in range(4)]
+    assert cv2.imread(str(images[0])).shape == (48, 48, 3)
+
+
+def test_two_processes_train_and_resume_under_torchrun(folder):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [TORCHRUN, "--nproc_per_node=2", f"--master_port={port}", "--no-python", BASICSR, "train"]
+    command += ["-opt", "train.yml", "--launcher", "pytorch", "--force_yml", "name=two"]
+    code, output = call(folder, *command)
+    assert code == 0, output
+    assert "Validation pairs" in output
+    code, output = call(folder, *command, "train:total_iter=3", "--auto_resume")
+    assert code == 0, output
+    assert "Resuming training from epoch: 1, iter: 2" in output
+    assert "world_size: 2" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "-opt", "train.yml", "--force_yml", "datasets:train:dataroot_gt=nowhere"], "datasets/README.md"),
+        (["test", "-opt", "test.yml", "--force_yml", "path:param_key_g=params_em"], "no 'params_em', it has 'params'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2_and_touches_nothing(trained, words, message):
+    def content():
+        return sorted(str(path) for path in trained.rglob("*"))
+
+    before = content()
+    code, output = call(trained, BASICSR, *words)
+    assert code == 2, output
+    assert message in output and "Traceback" not in output
+    assert content() == before

@@ -1,0 +1,89 @@
+"""The frame holds: which package may import which, and that importing them does nothing but register."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = {
+    "iter_arch": ROOT / "iter_arch",
+    "iter_data": ROOT / "datasets/iter_data",
+    "iter_model": ROOT / "iter_model",
+    "basicsr_compat": ROOT / "basicsr_compat.py",
+    "basicsr_options": ROOT / "basicsr_options.py",
+}
+MAY_IMPORT = {
+    "basicsr_options": set(),
+    "basicsr_compat": {"basicsr_options"},
+    "iter_arch": {"basicsr_compat", "basicsr_options"},
+    "iter_data": {"basicsr_compat", "basicsr_options"},
+    "iter_model": {"basicsr_compat", "basicsr_options", "iter_arch", "iter_data"},
+}
+
+
+def imported_packages(source: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_one_way(name):
+    path = MODULES[name]
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    assert files
+    for file in files:
+        ours = imported_packages(file.read_text(encoding="utf-8")) & set(MODULES)
+        assert ours <= MAY_IMPORT[name] | {name}, file
+
+
+def test_datasets_is_no_package():
+    assert not (ROOT / "datasets/__init__.py").exists()
+
+
+def run(code: str, folder: Path) -> str:
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_checkout_does_not_hide_hugging_faces_datasets():
+    code = "import importlib.util; print(importlib.util.find_spec('datasets').origin)"
+    origin = Path(run(code, ROOT).strip())
+    assert origin.name == "__init__.py" and ROOT / "datasets" not in origin.parents
+
+
+IMPORT_AND_REPORT = """
+import socket, sys
+sys.argv = ["someone-elses-program", "--an-option-of-theirs"]
+def no_network(*args, **kwargs):
+    raise AssertionError("the network was used")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = no_network
+
+import iter_arch, iter_data, iter_model
+import torch
+assert sys.argv == ["someone-elses-program", "--an-option-of-theirs"]
+assert not torch.cuda.is_initialized(), "CUDA was initialised"
+assert not torch.distributed.is_initialized()
+heavy = {"pyiqa", "transformers", "datasets", "timm", "matplotlib", "tensorboard"} & set(sys.modules)
+assert not heavy, f"imported: {heavy}"
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
+for name, registry in {"ITER": ARCH_REGISTRY, "SecondOrderDegradationDataset": DATASET_REGISTRY}.items():
+    assert name in registry, name
+"""
+
+
+def test_importing_registers_and_does_nothing_else(tmp_path):
+    run(IMPORT_AND_REPORT, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_iter_arch_alone_repairs_basicsr_for_another_project(tmp_path):
+    run("import iter_arch, basicsr.data.degradations, basicsr.train; from basicsr.archs import build_network", tmp_path)
