@@ -118,9 +118,7 @@ class ITER(nn.Module):
             return tiled(lambda i, p: self.evaluator.logits(p.crop(tokens), evaluator[i].rows(rows)))
 
         generators = make_generators(seed, lq.shape[0], lq.device)
-        tokens, start_step = sample(
-            refine, evaluate, S_l, good, config=config, generators=generators, on_step=on_step
-        )
+        tokens, start_step = sample(refine, evaluate, S_l, good, config=config, generators=generators, on_step=on_step)
         image = tiled(lambda _, part: self.vqgan.decode(part.crop(tokens)), self.vqgan.factor)
         return Restored(image[..., :height, :width].to(lq.dtype), tokens, start_step)
 
@@ -129,7 +127,9 @@ class ITER(nn.Module):
         if tile is None:
             return max(h, w), 0
         if tile < self.multiple:
-            raise ValueError(f"tile={tile} must be at least one window of tokens, {self.multiple} LQ pixels at x{self.scale}")
+            raise ValueError(
+                f"tile={tile} must be at least one window of tokens, {self.multiple} LQ pixels at x{self.scale}"
+            )
         side = tile // self.multiple * self.window
         if overlap is None:
             return side, side // 4

@@ -1,4 +1,4 @@
-"""Convolution blocks shared by the VQGAN and the LQ encoder (ITER, arXiv:2312.05616, Sec. 3.1; VQGAN, arXiv:2012.09841)."""
+"""Convolution blocks shared by the VQGAN and the LQ encoder (ITER, arXiv:2312.05616; VQGAN, arXiv:2012.09841)."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""Iterative refinement with evaluation: Algorithm 2 over callables, no networks inside (ITER, arXiv:2312.05616, Sec. 3.4)."""
+"""Iterative refinement with evaluation: Algorithm 2 over callables, without networks (ITER, arXiv:2312.05616)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,6 +103,11 @@ def make_generators(seed: int | Sequence[int], batch: int, device: torch.device)
     return [torch.Generator(device).manual_seed(s) for s in seeds]
 
 
+def draw_uniform(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """(b, h, w) float32 in [0, 1) of the size and device of ``like``; image i draws from its own generator."""
+    return torch.stack([torch.rand(like.shape[1:], device=like.device, generator=g) for g in generators])
+
+
 def draw_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Categorical draw by the inverse of the cumulated probabilities.
 
@@ -119,19 +124,9 @@ def draw_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulated, threshold, right=True)[..., 0].clamp_max(probabilities.shape[1] - 1)
 
 
-def draw_without_replacement(log_weights: Tensor, k: int, uniform: Tensor) -> Tensor:
-    """k positions an image without replacement, by Gumbel top-k.
-
-    Args:
-        log_weights: (b, h, w) float32; +inf is always drawn first.
-        k: at most h * w.
-        uniform: (b, h, w) float32 in [0, 1).
-
-    Returns:
-        mask (b, h, w) bool with k True an image.
-    """
-    noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(uniform.dtype).tiny)))
-    return top_k(log_weights + noise, k)
+def gumbel(uniform: Tensor) -> Tensor:
+    """Gumbel noise from uniform numbers in [0, 1): the top k of log-weights plus it are drawn without replacement."""
+    return -torch.log(-torch.log(uniform.clamp_min(torch.finfo(uniform.dtype).tiny)))
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
@@ -142,7 +137,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
 
 
 def halton_scores(height: int, width: int, device: torch.device) -> Tensor:
-    """(height, width) float32, larger = earlier in the order in which a Halton sequence (bases 2, 3) meets the cells."""
+    """(height, width) float32, larger = earlier in the order in which a Halton sequence (bases 2, 3) meets cells."""
     cells = height * width
     points = qmc.Halton(2, scramble=False).random(16 * cells)
     # The few cells that so many points miss come last, in raster order.
@@ -169,7 +164,7 @@ def sample(
         tokens: S_l (b, h, w) int64.
         good: m_s of Eq. 6 (b, h, w) bool: tokens of S_l judged good.
         generators: one an image, on the device of ``tokens``.
-        on_step: called with (t, S_t, m_t) for t = max(T_s)..0, m_t True = kept; tokens at masked positions mean nothing.
+        on_step: called with (t, S_t, m_t) for t = max(T_s)..0, m_t True = kept; masked tokens mean nothing.
     """
     b, h, w = tokens.shape
     n = h * w
@@ -186,13 +181,11 @@ def sample(
         active = [i for i, start in enumerate(starts) if start >= t]
         rows = torch.tensor(active, device=tokens.device)
         kept, current = mask[rows], tokens[rows]
-
-        def uniform(active: list[int] = active) -> Tensor:
-            return torch.stack([torch.rand(h, w, device=tokens.device, generator=generators[i]) for i in active])
+        active_generators = [generators[i] for i in active]
 
         logits = refine(current, kept, rows).float() / config.temperature
         probabilities = logits.softmax(1)
-        drawn = draw_tokens(probabilities, uniform())
+        drawn = draw_tokens(probabilities, draw_uniform(kept, active_generators))
         current = drawn if config.redraw_kept else torch.where(kept, current, drawn)
         k = keep_count(t, config.steps, n, config.schedule)
         if k == n:
@@ -200,17 +193,12 @@ def sample(
         else:
             if config.selection == "evaluator":
                 scores = evaluate(current, rows).float().log_softmax(1)[:, 1]
+                scores = scores + gumbel(draw_uniform(kept, active_generators))
             elif config.selection == "confidence":
                 scores = probabilities.gather(1, current[:, None])[:, 0]
             else:
                 scores = halton.expand_as(kept)
-            if not config.reevaluate:
-                scores = scores.masked_fill(kept, float("inf"))
-            kept = (
-                draw_without_replacement(scores, k, uniform())
-                if config.selection == "evaluator"
-                else top_k(scores, k)
-            )
+            kept = top_k(scores if config.reevaluate else scores.masked_fill(kept, float("inf")), k)
         tokens, mask = tokens.index_copy(0, rows, current), mask.index_copy(0, rows, kept)
     if on_step is not None:
         on_step(0, tokens, mask)

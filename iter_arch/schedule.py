@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def check_schedule(schedule: str) -> None:
-    """Raises ValueError unless ``schedule`` is 'cosine', 'linear' or 'pow<p>' with p > 0, such as 'pow2' or 'pow0.5'."""
+    """Raises ValueError unless ``schedule`` is 'cosine', 'linear' or 'pow<p>' with p > 0, such as 'pow2'."""
     power = re.fullmatch(r"pow(\d+(?:\.\d+)?)", schedule) if isinstance(schedule, str) else None
     if schedule not in ("cosine", "linear") and (power is None or float(power[1]) == 0):
         raise ValueError(f"schedule={schedule!r} must be 'cosine', 'linear' or 'pow<p>' with p > 0, such as 'pow2'")

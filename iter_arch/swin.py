@@ -58,7 +58,7 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def bias(self, mask: Tensor | None) -> Tensor:
-        """Position bias (1, heads, n, n), or with a shift mask (windows, n, n) the sum of both (windows, heads, n, n)."""
+        """Position bias (1, heads, n, n); with a shift mask (windows, n, n) the sum of both, (windows, heads, n, n)."""
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
         return bias.contiguous() if mask is None else mask[:, None] + bias
 
@@ -73,7 +73,7 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """fc - GELU - fc on (b, h, w, c), optionally with a squeeze-and-excitation gate over all positions between the two."""
+    """fc - GELU - fc on (b, h, w, c), optionally with a squeeze-and-excitation gate over all positions in between."""
 
     def __init__(self, dim: int, *, ratio: float, gate: bool) -> None:
         super().__init__()

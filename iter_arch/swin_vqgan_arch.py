@@ -1,4 +1,4 @@
-"""Swin-VQGAN: E_H, codebook and D_H, the token space everything else lives in (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1)."""
+"""Swin-VQGAN: E_H, codebook and D_H, the token space of everything else (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -100,8 +100,8 @@ class SwinVQGAN(nn.Module):
         multiple = self.factor * self.window
         if image.shape[-2] % multiple or image.shape[-1] % multiple:
             raise ValueError(
-                f"image of {image.shape[-2]}x{image.shape[-1]} pixels must have sides that are multiples of {multiple}; "
-                "pad it first (iter_arch.tiling.pad_to_multiple)"
+                f"image of {image.shape[-2]}x{image.shape[-1]} pixels must have sides that are multiples of "
+                f"{multiple}; pad it first (iter_arch.tiling.pad_to_multiple)"
             )
         return self.encoder(image.clamp(0, 1) * 2 - 1)
 

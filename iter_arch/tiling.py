@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 class Tile(NamedTuple):
@@ -62,7 +61,7 @@ def make_tiles(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
 
 
 def feather(tile: Tile, height: int, width: int, overlap: int, factor: int) -> Tensor:
-    """Blending weights of a tile: (factor * tile.height, factor * tile.width) in (0, 1], ramps where it meets others."""
+    """Blending weights of a tile: (factor * tile.height, factor * tile.width) in (0, 1], ramps at its neighbours."""
 
     def ramp(start: int, size: int, length: int) -> Tensor:
         weights = torch.ones(size * factor)

@@ -1,0 +1,238 @@
+"""Stages II and III: distortion removal, token refinement and evaluation (ITER, arXiv:2312.05616, Algorithm 1)."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor, nn
+
+from iter_arch.checkpoint import read_checkpoint, save_pretrained
+from iter_arch.color import match_color
+from iter_arch.iter_arch import ITER
+from iter_arch.sampling import SamplingConfig, draw_tokens
+from iter_arch.schedule import mask_ratio
+from iter_data import DegradationOptions, batch_to_pair
+from iter_model.training import TrainingMixin
+from iter_model.validation import ValidationMixin
+
+TRAINED = ("lq_encoder", "refiner", "evaluator")
+
+
+class Predictions(NamedTuple):
+    """What one training step predicts. Logits (b, N or 2, h, w); S_l, S_r (b, h, w) int64: argmax of E_l, drawn from
+    phi_r."""
+
+    lq_logits: Tensor
+    refiner_logits: Tensor
+    drawn_logits: Tensor
+    evaluator_logits: Tensor
+    S_l: Tensor
+    S_r: Tensor
+
+
+class TrainedNetworks(nn.Module):
+    """E_l, phi_r and phi_e as one module, so that DistributedDataParallel sees one forward a step (Algorithm 1)."""
+
+    def __init__(self, net: ITER) -> None:
+        super().__init__()
+        for name in TRAINED:
+            setattr(self, name, getattr(net, name))
+
+    def forward(self, lq: Tensor, S_h: Tensor, m_t: Tensor, alpha: Tensor, uniform: Tensor) -> Predictions:
+        """One step of Algorithm 1.
+
+        Args:
+            lq: (b, 3, H/s, W/s). S_h: (b, h, w) int64, the tokens of the HQ image.
+            m_t: (b, h, w) bool, False = masked.
+            alpha: (b,) thresholds for m_l, as Eq. 6 uses one at test time.
+            uniform: (b, h, w) in [0, 1), for the draw from phi_r.
+        """
+        lq_logits = self.lq_encoder(lq)
+        S_l = lq_logits.detach().argmax(1)
+        evaluator = self.evaluator.context(S_l)
+        evaluator_logits = self.evaluator.logits(S_l, evaluator)
+        # What the evaluator believes, not whether S_l is right: the refiner will not be told the truth at test time.
+        m_l = evaluator_logits.detach().float().softmax(1)[:, 1] >= alpha[:, None, None]
+        refiner_logits = self.refiner(S_h, m_t, S_l, m_l)
+        drawn = draw_tokens(refiner_logits.detach().float().softmax(1), uniform)
+        S_r = torch.where(m_t, S_h, drawn)
+        return Predictions(lq_logits, refiner_logits, self.evaluator.logits(S_r, evaluator), evaluator_logits, S_l, S_r)
+
+
+@MODEL_REGISTRY.register()
+class ITERModel(ValidationMixin, TrainingMixin):
+    """Trains E_l, phi_r and phi_e in the token space of a frozen Swin-VQGAN; validates the whole of ITER.
+
+    Options besides those of `TrainingMixin`: network_g of type ITER; path.pretrain_network_vqgan (a stage-I checkpoint,
+    needed in training unless pretrain_network_g has a VQGAN) and path.param_key_vqgan; path.pretrain_network_g (a whole
+    ITER, or a checkpoint of this model); train.schedule (gamma of Algorithm 1, default cosine), train.dist_opt,
+    train.refiner_opt, train.evaluator_opt (losses); val.sampling (see `SamplingConfig`), val.seed, val.tile,
+    val.color_correction (default true in tests, false in training).
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        super().__init__(opt)
+        val = opt.get("val") or {}
+        self.sampling = SamplingConfig(**(val.get("sampling") or {}))
+        self.setup_switches()
+        self.build_metrics()
+        self.iter = build_network(opt["network_g"])
+        self._load_networks()
+        self.iter.to(self.device, memory_format=self.memory_format)
+        self.iter.vqgan.requires_grad_(False)
+        self.iter.eval()
+        self.net_g = TrainedNetworks(self.iter)
+        if self.is_train:
+            self.init_training_settings()
+        self.print_network(self.net_g)
+
+    def _load_networks(self) -> None:
+        path = self.opt["path"]
+        source = path.get("pretrain_network_g")
+        vqgan = path.get("pretrain_network_vqgan")
+        if source:
+            key = path.get("param_key_g") or "params"
+            checkpoint = read_checkpoint(source, key)
+            if any(name.startswith("vqgan.") for name in checkpoint.state):
+                self.load_into(self.iter, source, key)
+            else:
+                self.load_into(TrainedNetworks(self.iter), source, key)
+        if vqgan:
+            self.load_into(self.iter.vqgan, vqgan, path.get("param_key_vqgan") or "params_ema")
+
+    def init_training_settings(self) -> None:
+        options = self.opt["train"]
+        if not self.opt["path"].get("pretrain_network_vqgan") and not self.opt["path"].get("pretrain_network_g"):
+            raise ValueError(
+                "path.pretrain_network_vqgan is missing: stages II and III need a Swin-VQGAN; train one with "
+                "`basicsr train -opt options/train_swin_vqgan.yml` and name its checkpoint here"
+            )
+        if self.ema_decay:
+            # Copied before DDP wraps the networks; the frozen VQGAN is shared.
+            self.iter_ema = copy.deepcopy(self.iter, {id(self.iter.vqgan): self.iter.vqgan}).requires_grad_(False)
+            self.net_g_ema = TrainedNetworks(self.iter_ema)
+        self.net_g = self.model_to_device(self.net_g)
+        self.net_g.train()
+        self.criteria = {
+            name: build_loss(options[f"{name}_opt"]).to(self.device) for name in ("dist", "refiner", "evaluator")
+        }
+        self.schedule = options.get("schedule", "cosine")
+        mask_ratio(self.schedule, 1.0)
+        train = self.opt["datasets"]["train"]
+        self.degradation = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
+        seed = self.opt["manual_seed"] + self.opt["rank"]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
+        self.setup_schedulers()
+        if self.use_compile:
+            self.net_g.compile()
+            self.iter.vqgan.encoder.compile()
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        if "lq" in data:
+            self.lq = data["lq"].to(self.device, non_blocking=True)
+            self.gt = data["gt"].to(self.device, non_blocking=True) if "gt" in data else None
+            return
+        train = self.opt["datasets"]["train"]
+        crop = train["gt_size"] if train.get("crop_pad_size") else None
+        pair = batch_to_pair(
+            data,
+            device=self.device,
+            scale=self.iter.scale,
+            options=self.degradation,
+            generator=self.generator,
+            crop_size=crop,
+        )
+        self.lq, self.gt = pair.lq, pair.gt
+
+    def draw_training_masks(self, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+        """Algorithm 1: r ~ U(0, 1] an image, ceil(gamma(r) n) of its n positions masked at random.
+
+        Args:
+            shape: (b, h, w).
+
+        Returns:
+            m_t (b, h, w) bool, False = masked; alpha (b,) ~ U[0, 1); uniform (b, h, w) ~ U[0, 1).
+        """
+        b, h, w = shape
+        r = 1 - torch.rand(b, generator=self.generator)
+        masked = torch.ceil(mask_ratio(self.schedule, r.double()) * h * w - 1e-6)
+        rank = torch.rand(b, h * w, generator=self.generator).argsort(1).argsort(1)
+        m_t = (rank >= masked[:, None]).view(b, h, w)
+        alpha = torch.rand(b, generator=self.generator)
+        uniform = torch.rand(b, h, w, generator=self.generator)
+        return tuple(x.to(self.device, non_blocking=True) for x in (m_t, alpha, uniform))
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        with self.autocast():
+            with torch.no_grad():
+                S_h = self.iter.vqgan.encode(self.gt).tokens
+            m_t, alpha, uniform = self.draw_training_masks(S_h.shape)
+            predicted = self.net_g(self.lq, S_h, m_t, alpha, uniform)
+        good_l, good_r = predicted.S_l == S_h, predicted.S_r == S_h
+        losses = {
+            "l_dist": self.criteria["dist"](predicted.lq_logits, S_h),
+            "l_r": self.criteria["refiner"](predicted.refiner_logits, S_h),
+            "l_e": self.criteria["evaluator"](predicted.drawn_logits, good_r, predicted.evaluator_logits, good_l),
+        }
+        self.backward(sum(losses.values()), self.net_g, current_iter)
+        self.step(self.optimizer_g, current_iter)
+        if self.ema_decay:
+            self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g))
+        judged = predicted.evaluator_logits.detach().argmax(1) == 1
+        self.losses = losses | {
+            "acc_l": good_l.float().mean(),
+            "acc_r": (predicted.refiner_logits.detach().argmax(1) == S_h).float().mean(),
+            "acc_e": (judged == good_l).float().mean(),
+        }
+
+    @torch.no_grad()
+    def test(self) -> None:
+        val = self.opt["val"]
+        net = getattr(self, "iter_ema", self.iter)
+        was_training = net.lq_encoder.training
+        net.eval()
+        self.steps: list[tuple[int, Tensor, Tensor]] = []
+        with self.autocast():
+            restored = net.restore(
+                self.lq,
+                config=self.sampling,
+                seed=val.get("seed", 0),
+                on_step=lambda t, tokens, mask: self.steps.append((t, tokens, mask)),
+                tile=val.get("tile"),
+            )
+        self.output = restored.image.float()
+        if val.get("color_correction", not self.is_train):
+            self.output = match_color(self.output, self.lq)
+        if was_training:
+            self.get_bare_model(self.net_g).train()
+
+    def draw(self, tb_logger: Any, tag: str, current_iter: int) -> None:
+        """lq, every step with its mask (masked positions darkened), result and gt side by side."""
+        height, width = self.output.shape[-2:]
+        vqgan = self.iter.vqgan
+        columns = [nn.functional.interpolate(self.lq, (height, width), mode="nearest")]
+        with torch.no_grad():
+            for _, tokens, mask in self.steps:
+                image = vqgan.decode(tokens)
+                kept = nn.functional.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
+                columns.append((image * (0.25 + 0.75 * kept))[..., :height, :width])
+        columns.append(self.output)
+        if self.gt is not None:
+            columns.append(self.gt)
+        tb_logger.add_image(tag, torch.cat(columns, dim=3)[0].clamp(0, 1).float(), current_iter)
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        networks, keys = [self.net_g], ["params"]
+        if self.ema_decay:
+            networks, keys = [self.net_g, self.net_g_ema], ["params", "params_ema"]
+        self.save_network(networks, "net_g", current_iter, param_key=keys)
+        self.save_training_state(epoch, current_iter)
+        if current_iter == -1 and self.opt["rank"] == 0:
+            # The end of the training: one file with all four networks, for `upscale` and `load_pretrained`.
+            net = getattr(self, "iter_ema", self.iter)
+            save_pretrained(net, f"{self.opt['path']['models']}/iter_latest.safetensors")

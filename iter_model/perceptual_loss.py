@@ -1,0 +1,42 @@
+"""SSIM and perceptual losses of stage I (ITER, arXiv:2312.05616, Sec. 3.1), by pyiqa."""
+
+from typing import Any
+
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+
+
+@LOSS_REGISTRY.register()
+class SSIMLoss(nn.Module):
+    """loss_weight * (1 - SSIM): images (b, 3, H, W) in [0, 1], sides >= 11 -> () float32."""
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        from pyiqa.archs.ssim_arch import ssim  # slow to import
+
+        self.ssim = ssim
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        return self.loss_weight * (1 - self.ssim(image.float(), target.float(), data_range=1.0).mean())
+
+
+@LOSS_REGISTRY.register()
+class PyIQALoss(nn.Module):
+    """loss_weight * a metric of pyiqa that has gradients: images (b, 3, H, W) in [0, 1] -> ().
+
+    Args:
+        metric: pyiqa's name, such as 'lpips' or 'lpips-vgg'.
+        options: further arguments of the metric; ``pretrained_model_path`` names weights on disk.
+    """
+
+    def __init__(self, metric: str = "lpips", loss_weight: float = 1.0, **options: Any) -> None:
+        super().__init__()
+        from iter_model.pyiqa_metric import create_metric
+
+        self.loss_weight = loss_weight
+        self.metric = create_metric(metric, as_loss=True, **options)
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        score = self.metric(image.float().clamp(0, 1), target.float())
+        return self.loss_weight * (score if self.metric.lower_better else 1 - score)

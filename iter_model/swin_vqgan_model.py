@@ -1,0 +1,179 @@
+"""Stage I: training of the Swin-VQGAN (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+
+from iter_arch.quantizer import VectorQuantizer
+from iter_arch.tiling import pad_to_multiple
+from iter_model.training import TrainingMixin, all_reduce_sum, broadcast_from_main
+from iter_model.validation import ValidationMixin
+
+
+@MODEL_REGISTRY.register()
+class SwinVQGANModel(ValidationMixin, TrainingMixin):
+    """L1 + SSIM + LPIPS + VQ + hinge GAN, each where the yml names it; network_g SwinVQGAN, network_d optional.
+
+    Besides the switches of `TrainingMixin`, the section `train` has pixel_opt, ssim_opt, perceptual_opt, gan_opt
+    (losses), vq_weight (default 1), net_d_start_iter (first iteration with the GAN loss, default 0) and revive_freq
+    (iterations after which codes that nothing chose are replaced by latents of the batch, default 200, 0 = never).
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        super().__init__(opt)
+        self.setup_switches()
+        self.build_metrics()
+        self.net_g = self.model_to_device(build_network(opt["network_g"]).to(memory_format=self.memory_format))
+        self.print_network(self.net_g)
+        path, key = opt["path"].get("pretrain_network_g"), opt["path"].get("param_key_g") or "params"
+        if path:
+            self.load_into(self.get_bare_model(self.net_g), path, key)
+        self.needs_codebook = not path
+        if self.is_train:
+            self.init_training_settings()
+
+    def init_training_settings(self) -> None:
+        options, path = self.opt["train"], self.opt["path"]
+        self.net_g.train()
+        if self.ema_decay:
+            self.net_g_ema = build_network(self.opt["network_g"]).to(self.device).eval().requires_grad_(False)
+            self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
+        self.criteria = {
+            name: build_loss(options[f"{section}_opt"]).to(self.device)
+            for name, section in (("l_pix", "pixel"), ("l_ssim", "ssim"), ("l_percep", "perceptual"))
+            if options.get(f"{section}_opt")
+        }
+        self.vq_weight = options.get("vq_weight", 1.0)
+        self.revive_freq = options.get("revive_freq", 200)
+        self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
+        self.net_d_start_iter = options.get("net_d_start_iter", 0)
+        self.net_d = None
+        if options.get("gan_opt"):
+            self.cri_gan = build_loss(options["gan_opt"]).to(self.device)
+            self.net_d = self.model_to_device(build_network(self.opt["network_d"]).to(memory_format=self.memory_format))
+            if path.get("pretrain_network_d"):
+                self.load_into(self.get_bare_model(self.net_d), path["pretrain_network_d"], "params")
+            self.net_d.train()
+            self.optimizer_d = self.add_optimizer("optim_d", self.net_d.parameters())
+        self.setup_schedulers()
+        self.code_counts = torch.zeros(self.quantizer.num_codes, device=self.device)
+        self.window_counts = self.code_counts
+        if self.use_compile:
+            self.net_g.compile()
+            if self.net_d is not None:
+                self.net_d.compile()
+
+    @property
+    def quantizer(self) -> VectorQuantizer:
+        return self.get_bare_model(self.net_g).quantizer
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        # A set of single images has only 'lq': it is what is to be reconstructed.
+        image = data["gt"] if "gt" in data else data["lq"]
+        self.gt = image.to(self.device, memory_format=self.memory_format, non_blocking=True)
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        super().resume_training(resume_state)
+        self.needs_codebook = False
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        if self.needs_codebook:
+            self._initialize_codebook()
+        with_gan = self.net_d is not None and current_iter >= self.net_d_start_iter
+        if with_gan:
+            self.net_d.requires_grad_(False)
+        with self.autocast():
+            output = self.net_g(self.gt)
+            scores = self.net_d(output.image) if with_gan else None
+        image = output.image.float()
+        losses = {name: criterion(image, self.gt) for name, criterion in self.criteria.items()}
+        losses["l_vq"] = self.vq_weight * output.loss
+        if with_gan:
+            losses["l_gan"] = self.cri_gan(scores.float(), True, is_disc=False)
+        self.backward(sum(losses.values()), self.net_g, current_iter)
+        self.step(self.optimizer_g, current_iter)
+        if with_gan:
+            losses |= self._optimize_discriminator(output.image.detach(), current_iter)
+        if self.ema_decay:
+            self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g))
+        self._count_codes(output.tokens, output.latent.detach(), current_iter)
+        self.losses = losses
+
+    def _optimize_discriminator(self, fake: Tensor, current_iter: int) -> dict[str, Tensor]:
+        self.net_d.requires_grad_(True)
+        with self.autocast():
+            # One forward for both halves: DistributedDataParallel allows one before each backward.
+            real_scores, fake_scores = self.net_d(torch.cat([self.gt, fake.to(self.gt.dtype)])).float().chunk(2)
+        real_loss = self.cri_gan(real_scores, True, is_disc=True)
+        fake_loss = self.cri_gan(fake_scores, False, is_disc=True)
+        self.backward(real_loss + fake_loss, self.net_d, current_iter)
+        self.step(self.optimizer_d, current_iter)
+        return {"l_d_real": real_loss, "l_d_fake": fake_loss}
+
+    @torch.no_grad()
+    def _initialize_codebook(self) -> None:
+        """Start from encoder outputs: codes that no latent is near would never be chosen."""
+        with self.autocast():
+            latent = self.get_bare_model(self.net_g).latent(self.gt)
+        self._replace_codes(torch.arange(self.quantizer.num_codes, device=self.device), latent)
+        self.needs_codebook = False
+
+    def _replace_codes(self, dead: Tensor, latent: Tensor) -> None:
+        """Codes ``dead`` become latents of the batch, the same ones on every rank."""
+        vectors = latent.float().movedim(1, -1).flatten(0, 2)
+        chosen = torch.randint(len(vectors), (len(dead),), device=self.device)
+        # As far apart as a little noise makes them, should there be fewer latents than codes.
+        new = vectors[chosen] + 1e-3 * vectors.std() * torch.randn(len(dead), vectors.shape[1], device=self.device)
+        broadcast_from_main([new])
+        self.quantizer.replace(dead, new)
+        if self.ema_decay:
+            self.net_g_ema.quantizer.replace(dead, new)
+
+    @torch.no_grad()
+    def _count_codes(self, tokens: Tensor, latent: Tensor, current_iter: int) -> None:
+        self.code_counts += torch.bincount(tokens.flatten(), minlength=self.quantizer.num_codes)
+        if not self.revive_freq or current_iter % self.revive_freq:
+            return
+        self.window_counts = all_reduce_sum(self.code_counts.clone())
+        dead = (self.window_counts == 0).nonzero().flatten()
+        if len(dead):
+            self._replace_codes(dead, latent)
+            get_root_logger().info(f"{len(dead)} of {self.quantizer.num_codes} codes were not in use and start anew.")
+        self.code_counts.zero_()
+
+    def get_current_log(self) -> Mapping[str, float]:
+        counts = all_reduce_sum(self.code_counts.clone())
+        counts = counts if counts.sum() > 0 else self.window_counts
+        frequency = counts / counts.sum().clamp_min(1)
+        self.losses["perplexity"] = torch.exp(-(frequency * frequency.clamp_min(1e-10).log()).sum())
+        self.losses["codes_used"] = (counts > 0).sum()
+        return super().get_current_log()
+
+    @torch.no_grad()
+    def test(self) -> None:
+        net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+        was_training = net.training
+        net.eval()
+        height, width = self.gt.shape[-2:]
+        padded = pad_to_multiple(self.gt, net.factor * net.window)
+        self.output = net(padded).image[..., :height, :width]
+        net.train(was_training)
+
+    def draw(self, tb_logger: Any, tag: str, current_iter: int) -> None:
+        tb_logger.add_image(tag, torch.cat([self.gt, self.output], dim=3)[0].clamp(0, 1), current_iter)
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        if hasattr(self, "net_g_ema"):
+            networks, keys = [self.net_g, self.net_g_ema], ["params", "params_ema"]
+            self.save_network(networks, "net_g", current_iter, param_key=keys)
+        else:
+            self.save_network(self.net_g, "net_g", current_iter)
+        if self.net_d is not None:
+            self.save_network(self.net_d, "net_d", current_iter)
+        self.save_training_state(epoch, current_iter)

@@ -1,0 +1,102 @@
+"""What the models of both stages share: precision and compilation, steps of the optimisers, loading of networks."""
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+
+from iter_arch.checkpoint import load_strictly, read_checkpoint
+
+
+class TrainingMixin(BaseModel):
+    """Switches of the yml's `train` section, all of them optional.
+
+    autocast: none (default) or bf16; losses, softmax and quantiser distances stay float32.
+    compile: torch.compile the trained networks; default false.
+    channels_last: memory format of the networks; default false.
+    accumulate: iterations whose gradients are averaged before the optimisers step; default 1.
+    clip_grad_norm: largest norm of an optimiser's gradient; default none.
+    ema_decay: decay of the averaged weights that are validated and shipped; default 0, no average.
+    """
+
+    def setup_switches(self) -> None:
+        options = self.opt.get("train") or {}
+        autocast = options.get("autocast") or "none"
+        if autocast not in ("none", "bf16"):
+            raise ValueError(f"train.autocast={autocast!r} must be none or bf16")
+        enabled = autocast == "bf16"
+        self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16) if enabled else contextlib.nullcontext
+        self.use_compile = bool(options.get("compile", False))
+        self.memory_format = torch.channels_last if options.get("channels_last") else torch.contiguous_format
+        self.accumulate = options.get("accumulate", 1)
+        if not isinstance(self.accumulate, int) or self.accumulate < 1:
+            raise ValueError(f"train.accumulate={self.accumulate!r} must be an integer >= 1")
+        self.clip_grad_norm = options.get("clip_grad_norm")
+        self.ema_decay = options.get("ema_decay", 0)
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay={self.ema_decay} must be in [0, 1)")
+        self.losses: dict[str, Tensor] = {}
+
+    def add_optimizer(self, name: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Optimiser from the section train.<name>, known to BasicSR for schedulers and resuming."""
+        options = dict(self.opt["train"][name])
+        optimizer = self.get_optimizer(options.pop("type"), [p for p in parameters if p.requires_grad], **options)
+        self.optimizers.append(optimizer)
+        return optimizer
+
+    def backward(self, loss: Tensor, network: nn.Module, current_iter: int) -> None:
+        """Gradients of loss, averaged over accumulated iterations; ranks are synchronised only where a step follows."""
+        synchronised = current_iter % self.accumulate == 0 or not hasattr(network, "no_sync")
+        with contextlib.nullcontext() if synchronised else network.no_sync():
+            (loss / self.accumulate).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer, current_iter: int) -> None:
+        """Clip, step and reset where accumulation is complete."""
+        if current_iter % self.accumulate:
+            return
+        if self.clip_grad_norm:
+            for group in optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], self.clip_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def update_ema(self, average: nn.Module, trained: nn.Module) -> None:
+        """average <- decay * average + (1 - decay) * trained."""
+        torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - self.ema_decay)
+
+    def load_into(self, net: nn.Module, path: str, param_key: str) -> None:
+        """Load a checkpoint strictly; nothing in it is executed."""
+        load_strictly(net, read_checkpoint(path, param_key).state, path)
+        get_root_logger().info(f"Loaded {type(net).__name__} from {path} [{param_key}]")
+
+    def get_current_log(self) -> Mapping[str, float]:
+        # Only here, where BasicSR prints, are losses averaged over the ranks and fetched from the device.
+        return self.reduce_loss_dict({name: value.detach().float() for name, value in self.losses.items()})
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return torch.distributed.get_world_size() if _is_distributed() else 1
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum over all ranks, in place."""
+    if _is_distributed():
+        torch.distributed.all_reduce(x)
+    return x
+
+
+def broadcast_from_main(tensors: Sequence[Tensor]) -> None:
+    """Give every rank the values of rank 0, in place."""
+    if _is_distributed():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, src=0)
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

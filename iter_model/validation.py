@@ -1,0 +1,82 @@
+"""Validation on all ranks: the set is sharded, results are gathered, and equal those of one process."""
+
+import math
+import os.path as osp
+from typing import Any
+
+import torch
+from basicsr.metrics import calculate_metric
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils.registry import METRIC_REGISTRY
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from iter_model.pyiqa_metric import build_metric
+
+
+class ValidationMixin(BaseModel):
+    """BasicSR's validation in the form that both stages use; the model provides `feed_data`, `test`, `output`, `gt`."""
+
+    def build_metrics(self) -> None:
+        """Build every metric now, so that one that cannot be had ends the run in its first second."""
+        for name, options in ((self.opt.get("val") or {}).get("metrics") or {}).items():
+            if options.get("type") not in METRIC_REGISTRY:
+                known = ", ".join(sorted(key for key, _ in METRIC_REGISTRY))
+                raise ValueError(f"val.metrics.{name}.type={options.get('type')!r} must be one of {known}")
+            if options["type"] == "pyiqa":
+                build_metric(**{key: value for key, value in options.items() if key != "type"})
+
+    def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
+        dataset, name = dataloader.dataset, dataloader.dataset.opt["name"]
+        rank, world = self.opt["rank"], self.opt["world_size"]
+        shard = range(rank, len(dataset), world)
+        loader = DataLoader(Subset(dataset, shard), batch_size=1, num_workers=dataloader.num_workers)
+        metrics = self.opt["val"].get("metrics") or {}
+        results: dict[int, dict[str, float]] = {}
+        for index, data in zip(shard, tqdm(loader, disable=rank != 0 or not self.opt["val"].get("pbar")), strict=True):
+            self.feed_data(data)
+            self.test()
+            image = tensor2img([self.output])
+            images = {"img": image}
+            if self.gt is not None:
+                images["img2"] = tensor2img([self.gt])
+            results[index] = {metric: calculate_metric(images, options) for metric, options in metrics.items()}
+            stem = osp.splitext(osp.basename(data["lq_path"][0]))[0]
+            if save_img:
+                imwrite(image, self._image_path(name, stem, current_iter))
+            if tb_logger and index < self.opt["val"].get("tb_images", 4):
+                self.draw(tb_logger, f"{name}/{stem}", current_iter)
+        if world > 1:
+            gathered: list[Any] = [None] * world
+            torch.distributed.all_gather_object(gathered, results)
+            results = {index: values for part in gathered for index, values in part.items()}
+        if metrics:
+            self._log_metrics([results[index] for index in range(len(dataset))], name, current_iter, tb_logger)
+
+    def draw(self, tb_logger: Any, tag: str, current_iter: int) -> None:
+        """Add the pictures of the image validated last to TensorBoard; overridden where there is more to see."""
+
+    def _image_path(self, dataset: str, stem: str, current_iter: int) -> str:
+        folder = self.opt["path"]["visualization"]
+        if self.opt["is_train"]:
+            return osp.join(folder, stem, f"{stem}_{current_iter}.png")
+        return osp.join(folder, dataset, f"{stem}_{self.opt['val'].get('suffix') or self.opt['name']}.png")
+
+    def _log_metrics(self, results: list[dict[str, float]], dataset: str, current_iter: int, tb_logger: Any) -> None:
+        self._initialize_best_metric_results(dataset)
+        self.metric_results = {}
+        lines = [f"Validation {dataset} ({len(results)} images)"]
+        for metric in results[0]:
+            values = [float(result[metric]) for result in results]
+            valid = [value for value in values if math.isfinite(value)]
+            mean = sum(valid) / len(valid) if valid else math.nan
+            self.metric_results[metric] = mean
+            if valid:
+                self._update_best_metric_result(dataset, metric, mean, current_iter)
+            best = self.best_metric_results[dataset][metric]
+            skipped = f", without {len(values) - len(valid)} images that have none" if len(valid) < len(values) else ""
+            lines.append(f"\t # {metric}: {mean:.4f}\tBest: {best['val']:.4f} @ {best['iter']} iter{skipped}")
+            if tb_logger:
+                tb_logger.add_scalar(f"metrics/{dataset}/{metric}", mean, current_iter)
+        get_root_logger().info("\n".join(lines) + "\n")
