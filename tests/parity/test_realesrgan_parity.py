@@ -158,7 +158,7 @@ NO_BLUR = {"second_blur_prob": 0.0, "final_sinc_prob": 0.0, "blur_sigma": (0.2, 
         (
             1,
             {**NO_NOISE, **NO_JPEG, **NO_BLUR, "resize_prob": (0.0, 0.0, 1.0), "resize_prob2": (0.0, 1.0, 0.0)},
-            {"resize_range2": (0.7, 1.2)},
+            {"resize_range2": (0.85, 1.2)},
         ),
         (4, {**NO_RESIZE, **NO_NOISE, **NO_BLUR, "jpeg_range2": (98.0, 98.5)}, {"jpeg_range": (80.0, 95.0)}),
         (4, {**NO_RESIZE, **NO_NOISE, **NO_JPEG, **NO_BLUR, "second_blur_prob": 0.8}, {"second_blur_prob": 0.2}),
