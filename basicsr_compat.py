@@ -472,21 +472,27 @@ def load_resume_state(opt: dict) -> dict | None:
 # ------------------------------------------------------------------------------------------- validation
 
 
-def _validate_as_it_is(validation):
+def _number_validations(build):
     """BasicSR logs the last validation at total_iter + 1 or + 2, twice, and measures against a stale training batch."""
 
-    @functools.wraps(validation)
-    def validate(self, dataloader, current_iter, tb_logger, save_img=False):
-        self.__dict__.pop("gt", None)
-        if self.is_train:
-            current_iter = min(current_iter, self.opt["train"]["total_iter"])
-            validated = self.__dict__.setdefault("_validated_at", {})
-            if validated.get(id(dataloader)) == current_iter:
-                return
-            validated[id(dataloader)] = current_iter
-        validation(self, dataloader, current_iter, tb_logger, save_img)
+    @functools.wraps(build)
+    def build_model(opt):
+        model = build(opt)
+        validate, validated = model.validation, {}
 
-    return validate
+        # On the object, not on BaseModel: models may have a validation of their own.
+        @functools.wraps(validate)
+        def validation(dataloader, current_iter, *args, **kwargs):
+            current_iter = min(current_iter, opt["train"]["total_iter"])
+            if validated.get(id(dataloader)) != current_iter:
+                validated[id(dataloader)] = current_iter
+                model.__dict__.pop("gt", None)
+                validate(dataloader, current_iter, *args, **kwargs)
+
+        model.validation = validation
+        return model
+
+    return build_model
 
 
 def _name_missing_ground_truth(calculate):
@@ -609,6 +615,7 @@ def _apply() -> None:
     # train_pipeline calls this after its first iteration; test_pipeline tests as soon as it has the model
     _wrap(logger.MessageLogger, "reset_start_time", _begins_run)
     _wrap(basicsr.test, "build_model", _begins_run, only_here=True)
+    _wrap(basicsr.train, "build_model", _number_validations, only_here=True)
     _wrap(basicsr.data, "build_dataset", _refuse_empty)
     _wrap(basicsr.train, "create_train_val_dataloader", _epochs_from_loader)
     _put(prefetch_dataloader.PrefetchDataLoader, "__iter__", _prefetch_one_epoch_at_a_time)
@@ -619,7 +626,6 @@ def _apply() -> None:
     _put(model, "save_training_state", _save_training_state)
     _put(model, "load_network", _load_network)
     _wrap(model, "resume_training", _resume_best_metrics)
-    _wrap(model, "validation", _validate_as_it_is)
     _wrap(basicsr.metrics, "calculate_metric", _name_missing_ground_truth)
     _wrap(basicsr.metrics.niqe, "niqe", _nan_where_undefined)
 

@@ -90,7 +90,7 @@ def _force(opt: dict, entry: str) -> None:
     section = opt
     for depth, key in enumerate(keys):
         known = section if isinstance(section, dict) else ()
-        optional = _path_keys(opt) if keys[:depth] == ["path"] else ()
+        optional = _path_keys(opt)[0] if keys[:depth] == ["path"] else ()
         if key not in known and key not in optional:
             where, hint = ":".join(keys[: depth + 1]), nearest(key, [*known, *optional])
             raise ValueError(f"--force_yml {entry!r}: the yml has no {where}{hint}; a key must be there to be forced")
@@ -178,21 +178,32 @@ def _check_numbers(opt: dict, is_train: bool) -> None:
         )
 
 
-def _path_keys(opt: dict) -> list[str]:
-    """The keys that section `path` may have: those of its networks, and what the model class names in `path_keys`."""
+_PATH_KEY = re.compile(r"(pretrain_network|param_key|strict_load)_\w+")
+
+
+def _path_keys(opt: dict) -> tuple[list[str], bool]:
+    """The keys known in section `path`, and whether the model may read more of their kind.
+
+    Known are those of the yml's networks and those that the model class names in its attribute `path_keys`. A model of
+    another package that has no such attribute may have networks without a section of their own.
+    """
     from basicsr.utils.registry import MODEL_REGISTRY
 
     names = [key.removeprefix("network_") for key in opt if key.startswith("network_") and opt[key]]
     keys = [form.format(name) for name in names for form in ("pretrain_network_{}", "param_key_{}", "strict_load_{}")]
-    model = MODEL_REGISTRY.get(opt["model_type"]) if opt.get("model_type") in MODEL_REGISTRY else None
-    return [*keys, *getattr(model, "path_keys", ()), "resume_state", "ignore_resume_networks"]
+    registered = opt.get("model_type") in MODEL_REGISTRY
+    model = MODEL_REGISTRY.get(opt["model_type"]) if registered else None
+    own = getattr(model, "path_keys", None)
+    open_ended = registered and own is None and not model.__module__.startswith("basicsr.")
+    return [*keys, *(own or ()), "resume_state", "ignore_resume_networks"], open_ended
 
 
 def _check_paths(opt: dict, is_train: bool) -> None:
     """BasicSR makes a folder of an unknown key under path:, trains from scratch, and tests with random weights."""
-    path, known = opt["path"], _path_keys(opt)
+    path = opt["path"]
+    known, open_ended = _path_keys(opt)
     for key, value in path.items():
-        if key not in known:
+        if key not in known and not (open_ended and _PATH_KEY.fullmatch(key)):
             raise ValueError(f"path.{key} is not an option{nearest(key, known)}; known here: {', '.join(known)}")
         if not isinstance(value, str) or key.startswith("param_key"):
             continue
@@ -201,7 +212,7 @@ def _check_paths(opt: dict, is_train: bool) -> None:
         if names_file and not os.path.isfile(value):
             raise FileNotFoundError(f"path.{key}={value!r}: there is no such file (looked from {os.getcwd()})")
     weights = [key for key in known if key.startswith("pretrain_")]
-    if not is_train and weights and not any(path.get(key) for key in weights):
+    if not is_train and weights and not any(path[key] for key in path if key.startswith("pretrain_")):
         raise ValueError(
             f"path.{weights[0]} is not set: a test without weights would measure a random network; set it to the "
             "checkpoint to test"

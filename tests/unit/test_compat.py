@@ -72,7 +72,8 @@ def test_applying_the_repairs_twice_changes_nothing():
             misc.scandir,
             basicsr.train.train_pipeline,
             basicsr.test.build_model,
-            BaseModel.validation,
+            BaseModel.save_network,
+            basicsr.train.build_model,
             MessageLogger.reset_start_time,
             basicsr.models.realesrgan_model.DiffJPEG,
         )
@@ -199,6 +200,14 @@ def test_a_run_that_fails_after_its_first_iteration_keeps_its_own_folder(good_ru
         pipeline_that(lambda: misc.mkdir_and_rename(str(good_run)), message_logger.reset_start_time, fail)(tmp_path)
     assert list(good_run.iterdir()) == []
     assert [path.name.startswith("run_archived_") for path in tmp_path.iterdir() if path.name != "run"] == [True]
+    assert basicsr_compat.run_has_begun()
+
+
+def test_a_test_has_begun_when_it_has_its_model_and_a_training_has_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(basicsr_compat._start, "begun", False)
+    basicsr.train.build_model(model_options(tmp_path))
+    assert not basicsr_compat.run_has_begun()
+    basicsr.test.build_model(model_options(tmp_path, is_train=False))
     assert basicsr_compat.run_has_begun()
 
 
@@ -415,7 +424,8 @@ class Images(torch.utils.data.Dataset):
         return {**item, "gt": torch.rand(3, 16, 16)} if self.with_gt else item
 
 
-def test_validation_carries_the_number_of_the_last_iteration_and_runs_once(model):
+def test_validation_carries_the_number_of_the_last_iteration_and_runs_once(tmp_path):
+    model = basicsr.train.build_model(model_options(tmp_path))
     logged = []
     tb_logger = SimpleNamespace(add_scalar=lambda name, value, iteration: logged.append(iteration))
     loader = torch.utils.data.DataLoader(Images(with_gt=True))
@@ -424,7 +434,8 @@ def test_validation_carries_the_number_of_the_last_iteration_and_runs_once(model
     assert logged == [2, 4]
 
 
-def test_validation_does_not_measure_against_a_training_batch(model):
+def test_validation_does_not_measure_against_a_training_batch(tmp_path):
+    model = basicsr.train.build_model(model_options(tmp_path))
     model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
     with pytest.raises(ValueError, match="calculate_psnr compares with the ground truth"):
         model.validation(torch.utils.data.DataLoader(Images(with_gt=False)), 2, None)

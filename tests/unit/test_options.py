@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import yaml
+from basicsr.models.sr_model import SRModel
 from basicsr.utils import options
 
 OPTIONS = {
@@ -246,12 +247,18 @@ def test_a_test_without_weights_is_refused(parse):
 
 
 def test_a_model_may_name_path_keys_of_its_own(parse, monkeypatch):
-    from basicsr.models.sr_model import SRModel
-
     monkeypatch.setattr(SRModel, "path_keys", ("pretrain_network_hq",), raising=False)
-    assert (
-        parse(change("path.pretrain_network_hq", "a shipped name"))["path"]["pretrain_network_hq"] == "a shipped name"
-    )
+    opt = parse(change("path.pretrain_network_hq", "a shipped name"))
+    assert opt["path"]["pretrain_network_hq"] == "a shipped name"
+    with pytest.raises(ValueError, match="did you mean 'pretrain_network_hq'"):
+        parse(change("path.pretrain_network_hp", "a shipped name"))
+
+
+def test_a_model_of_another_package_may_have_networks_without_a_section(parse, monkeypatch):
+    monkeypatch.setattr(SRModel, "__module__", "other_package.model")
+    assert parse(change("path.pretrain_network_hq", "a name"))["path"]["pretrain_network_hq"] == "a name"
+    with pytest.raises(ValueError, match=r"path\.pretrained_network_g is not an option"):
+        parse(change("path.pretrained_network_g", "a name"))
 
 
 def test_a_gpu_that_is_not_there_is_reported_and_done_without(parse, capsys):
