@@ -72,8 +72,9 @@ def call(folder, *words):
 @pytest.fixture(scope="module")
 def trained(folder):
     """The folder after a training of 2 iterations and its resumption up to 4."""
-    code, output = call(folder, BASICSR, "train", "-opt", "train.yml")
+    code, output = call(folder, BASICSR, "train", "-opt", "train.yml", "--force_yml", "logger:use_tb_logger=true")
     assert code == 0, output
+    assert list((folder / "tb_logger/small").glob("events.*"))
     assert "iter:       2" in output and "Validation pairs" in output
     assert sorted(path.name for path in folder.glob("experiments/small/**/*") if path.suffix in (".pth", ".state")) == [
         "2.state",
