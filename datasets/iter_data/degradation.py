@@ -136,6 +136,10 @@ def sharpen(gt: Tensor) -> Tensor:
         # OpenCV's separable filter is several times faster here than two convolutions
         images = [usm_sharp(image.permute(1, 2, 0).contiguous().numpy()) for image in gt]
         return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images]).contiguous()
+    return _sharpen_by_convolution(gt)
+
+
+def _sharpen_by_convolution(gt: Tensor) -> Tensor:
     residual = gt - _gaussian_blur(gt)
     soft_mask = _gaussian_blur((residual.abs() * 255 > _USM_THRESHOLD).float())
     return gt + soft_mask * ((gt + _USM_WEIGHT * residual).clamp(0, 1) - gt)
@@ -184,8 +188,9 @@ class _Draw:
 def _blur(image: Tensor, kernels: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     # reflection is undefined for an image not larger than the padding: a small crop after a strong downscale
-    missing = max(0, kernels.shape[-1] // 2 + 1 - min(height, width))
-    image = F.pad(image, (0, missing, 0, missing), mode="replicate")
+    missing = kernels.shape[-1] // 2 + 1 - min(height, width)
+    if missing > 0:
+        image = F.pad(image, (0, missing, 0, missing), mode="replicate")
     return filter2D(image, kernels)[..., :height, :width]
 
 

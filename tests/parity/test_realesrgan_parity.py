@@ -139,6 +139,7 @@ NO_NOISE = {
     "noise_range2": (0.0, 0.0),
 }
 NO_RESIZE = {"resize_prob": (0.0, 0.0, 1.0), "resize_prob2": (0.0, 0.0, 1.0)}
+DOWN2 = {"resize_prob": (0.0, 0.0, 1.0), "resize_prob2": (0.0, 1.0, 0.0)}
 NO_JPEG = {"jpeg_range": (98.0, 98.5), "jpeg_range2": (98.0, 98.5)}
 NO_BLUR = {"second_blur_prob": 0.0, "final_sinc_prob": 0.0, "blur_sigma": (0.2, 0.21), "sinc_prob": 0.0}
 
@@ -155,11 +156,7 @@ NO_BLUR = {"second_blur_prob": 0.0, "final_sinc_prob": 0.0, "blur_sigma": (0.2, 
         ),
         (4, {**NO_RESIZE, **NO_JPEG, **NO_BLUR}, {"gray_noise_prob": 0.0, "gray_noise_prob2": 0.0}),
         (1, {**NO_NOISE, **NO_JPEG, **NO_BLUR}, {"resize_range": (0.7, 1.5)}),
-        (
-            1,
-            {**NO_NOISE, **NO_JPEG, **NO_BLUR, "resize_prob": (0.0, 0.0, 1.0), "resize_prob2": (0.0, 1.0, 0.0)},
-            {"resize_range2": (0.85, 1.2)},
-        ),
+        (1, {**NO_NOISE, **NO_JPEG, **NO_BLUR, **DOWN2, "resize_range2": (0.1, 1.2)}, {"resize_range2": (1.0, 1.2)}),
         (4, {**NO_RESIZE, **NO_NOISE, **NO_BLUR, "jpeg_range2": (98.0, 98.5)}, {"jpeg_range": (80.0, 95.0)}),
         (4, {**NO_RESIZE, **NO_NOISE, **NO_JPEG, **NO_BLUR, "second_blur_prob": 0.8}, {"second_blur_prob": 0.2}),
         (4, {**NO_RESIZE, **NO_NOISE, **NO_JPEG, **NO_BLUR, "final_sinc_prob": 0.8}, {"final_sinc_prob": 0.3}),
