@@ -326,8 +326,8 @@ def read_options(args: argparse.Namespace, root_path: str, is_train: bool) -> di
     _report_misspelt(opt)
     _check_registered(opt)
     _check_numbers(opt, is_train)
-    _check_paths(opt, is_train)
     _check_data(opt)
+    _check_paths(opt, is_train)
     _settle_devices(opt)
     _set_run_folders(opt, is_train)
     return opt

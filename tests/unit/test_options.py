@@ -229,6 +229,15 @@ def test_a_missing_file_is_named(parse, where, value, message):
         parse(change(where, value))
 
 
+def test_missing_data_is_named_before_missing_weights(parse):
+    def clone_without_anything(content):
+        change("datasets.train.dataroot_gt", "nowhere")(content)
+        change("path.pretrain_network_g", "nowhere.pth")(content)
+
+    with pytest.raises(FileNotFoundError, match="dataroot_gt='nowhere'"):
+        parse(clone_without_anything)
+
+
 def test_a_missing_option_file_is_named(parse, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["basicsr", "-opt", "nowhere.yml"])
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yml"):
