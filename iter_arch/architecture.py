@@ -1,0 +1,140 @@
+"""Which ITER a state dict belongs to, read from its keys and shapes (networks of arXiv:2312.05616)."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Constructor arguments of the `ITER` whose ``state_dict()`` this is.
+
+    They are those that were used, up to what changes neither shapes nor outputs (`beta` of the quantizer). Weights that
+    the answer does not depend on are not looked at: `check_fits` does that.
+
+    Raises:
+        ValueError: a weight that the answer depends on is missing or has an impossible shape.
+    """
+    return {"scale": infer_scale(state), "vqgan": infer_vqgan(state)} | {
+        name: infer_network(state, name) for name in ("lq_encoder", "refiner", "evaluator")
+    }
+
+
+def infer_scale(state: Mapping[str, Tensor]) -> int:
+    """s: the LQ encoder has log2(8 / s) stride-2 convs."""
+    stages = _stages(_Shapes(state, "lq_encoder."))
+    if stages > 3:
+        raise ValueError(f"lq_encoder.stem has {stages} stride-2 convs; a token is 8x8 pixels, so there are at most 3")
+    return 8 >> stages
+
+
+def infer_vqgan(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of the `SwinVQGAN` below ``vqgan.``."""
+    shapes = _Shapes(state, "vqgan.")
+    base_channels = shapes.get("encoder.0.weight", 4)[0]
+    stages = shapes.indices(r"encoder\.(\d+)\.groups\.")
+    if len(stages) != 1:
+        raise ValueError(f"vqgan.encoder must have one Swin stage, not {len(stages)}")
+    blocks = shapes.indices(r"encoder\.(\d+)\.conv1\.")
+    # Levels end at a change of size; the last one ends at the Swin stage, with a block that is not its own.
+    ends = [*shapes.indices(r"encoder\.(\d+)\.conv\."), stages[0]]
+    multipliers = []
+    for end in ends:
+        last = max((block for block in blocks if block < end), default=None)
+        if last is None:
+            raise ValueError(f"vqgan.encoder must have a residual block before its layer {end}")
+        width = shapes.get(f"encoder.{last}.conv1.weight", 4)[0]
+        if width % base_channels:
+            raise ValueError(f"vqgan.encoder.{last} has {width} channels; they must be a multiple of {base_channels}")
+        multipliers.append(width // base_channels)
+    codebook_size, code_dim = shapes.get("quantizer.embedding.weight", 2)
+    swin = _swin(state, f"vqgan.encoder.{stages[0]}.")
+    return {
+        "base_channels": base_channels,
+        "multipliers": multipliers,
+        "res_blocks": sum(block < ends[0] for block in blocks) - (len(ends) == 1),
+        "codebook_size": codebook_size,
+        "code_dim": code_dim,
+        "swin_dim": swin.pop("dim"),
+        "swin_depth": swin.pop("depth"),
+    } | swin
+
+
+def infer_network(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+    """Arguments of the 'lq_encoder', 'refiner' or 'evaluator' besides the scale and the number of codes."""
+    swin = _swin(state, f"{name}.swin.")
+    if name != "lq_encoder":
+        return swin
+    shapes = _Shapes(state, "lq_encoder.")
+    stages = _stages(shapes)
+    blocks = len(shapes.indices(r"stem\.(\d+)\.conv1\."))
+    stem: dict[str, Any] = {"stem_channels": shapes.get("stem.0.weight", 4)[0]}
+    return stem | ({"res_blocks": blocks // stages} if stages else {}) | swin
+
+
+def infer_num_codes(state: Mapping[str, Tensor]) -> int:
+    """N."""
+    return _Shapes(state, "lq_encoder.").get("head.weight", 4)[0]
+
+
+def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError that names the first differing keys and shapes, where there are any."""
+    problems = [f"{key} is missing" for key in expected if key not in found]
+    problems += [f"{key} is not part of the network" for key in found if key not in expected]
+    problems += [
+        f"{key} has shape {tuple(found[key].shape)}, the network {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise ValueError(shown)
+
+
+class _Shapes:
+    """Shapes of the weights below a prefix."""
+
+    def __init__(self, state: Mapping[str, Tensor], prefix: str) -> None:
+        self.prefix = prefix
+        self.shapes = {key.removeprefix(prefix): tuple(x.shape) for key, x in state.items() if key.startswith(prefix)}
+
+    def get(self, key: str, ndim: int) -> tuple[int, ...]:
+        """The shape of a weight that must be there."""
+        if key not in self.shapes:
+            raise ValueError(f"{self.prefix}{key} is missing")
+        shape = self.shapes[key]
+        if len(shape) != ndim or 0 in shape:
+            raise ValueError(f"{self.prefix}{key} has shape {shape}; it must have {ndim} dimensions, none empty")
+        return shape
+
+    def indices(self, pattern: str) -> list[int]:
+        """The numbers at the group of ``pattern`` in the beginnings of the keys, ascending."""
+        matches = (re.match(pattern, key) for key in self.shapes)
+        return sorted({int(match[1]) for match in matches if match})
+
+
+def _stages(lq_encoder: _Shapes) -> int:
+    return len(lq_encoder.indices(r"stem\.([1-9]\d*)\.(?:weight|bias)$"))
+
+
+def _swin(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Arguments of the `SwinStage` below ``prefix``."""
+    shapes = _Shapes(state, prefix)
+    block = "groups.0.blocks.0."
+    dim = shapes.get(f"{block}attn.proj.weight", 2)[0]
+    table, heads = shapes.get(f"{block}attn.relative_position_bias_table", 2)
+    hidden = shapes.get(f"{block}mlp.fc1.weight", 2)[0]
+    ratio = hidden / dim
+    return {
+        "dim": dim,
+        "depth": len(shapes.indices(r"groups\.0\.blocks\.(\d+)\.")),
+        "groups": len(shapes.indices(r"groups\.(\d+)\.")),
+        "heads": heads,
+        "window": (math.isqrt(table) + 1) // 2,
+        # Rounding may put the product below the integer that it stands for.
+        "mlp_ratio": ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim,
+        "residual_groups": bool(shapes.indices(r"groups\.(\d+)\.conv\.")),
+        "gate": bool(shapes.indices(r"groups\.(\d+)\.blocks\.\d+\.mlp\.gate\.")),
+    }
