@@ -2,7 +2,7 @@
 
 import basicsr_compat  # noqa: F401  (first: BasicSR 1.4.2 does not import on a current torchvision without it)
 from iter_arch import color, sampling, schedule, tiling
-from iter_arch.checkpoint import load_pretrained, save_pretrained, shipped
+from iter_arch.checkpoint import load_pretrained, load_released, save_pretrained, shipped
 from iter_arch.iter_arch import ITER, Restored
 from iter_arch.lq_encoder_arch import LQEncoder
 from iter_arch.sampling import SamplingConfig
@@ -20,6 +20,7 @@ __all__ = [
     "TokenRefiner",
     "color",
     "load_pretrained",
+    "load_released",
     "sampling",
     "save_pretrained",
     "schedule",

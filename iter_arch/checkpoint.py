@@ -1,7 +1,14 @@
-"""Checkpoints of a whole ITER: weights and architecture in one safetensors file, and the shipped ones by name."""
+"""Checkpoints of a whole ITER: our own files, those shipped with the package, and the authors' released ones.
 
+Our file is one safetensors with the weights and, as metadata, the architecture. The authors' files (see
+`iter_arch.released`) are read as they are wherever ours are.
+"""
+
+import contextlib
 import json
+import os
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +17,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from iter_arch.architecture import check_fits, infer_config
 from iter_arch.iter_arch import ITER
+from iter_arch.released import from_released, is_released
 
 WEIGHTS = Path(__file__).parent / "weights"
 
+RELEASED = {"released_x4": "ITER_x4.pth", "released_x2": "ITER_x2.pth"}
+RELEASED_VQGAN = "ITER_swinvqgan.pth"
+RELEASE_URL = "https://github.com/chaofengc/ITER/releases/download/v0.1.0"
+# Where BasicSR's users keep weights of others, below the current folder.
+DOWNLOADS = Path("experiments/pretrained_models")
+
 
 class Checkpoint(NamedTuple):
-    """state: the weights, float32 on the CPU; config: constructor arguments of the ITER they belong to, where known."""
+    """state: the weights, on the CPU; config: constructor arguments of the ITER they belong to, where known."""
 
     state: dict[str, Tensor]
     config: dict[str, Any] | None
@@ -28,87 +43,234 @@ def shipped() -> list[str]:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The file behind a name of `shipped()` or a path; FileNotFoundError where there is neither."""
+    """The file behind a name of `shipped()`, 'released_x4', 'released_x2' or a path; FileNotFoundError where there is
+    none."""
+    if str(name) in RELEASED:
+        return fetch_released(RELEASED[str(name)])
     path = WEIGHTS / f"{name}.safetensors"
     path = path if path.is_file() else Path(name)
     if not path.is_file():
-        known = ", ".join(shipped()) or "none"
-        raise FileNotFoundError(f"model={str(name)!r} is neither a file nor one of the shipped weights ({known})")
+        known = ", ".join([*shipped(), *RELEASED])
+        raise FileNotFoundError(f"model={str(name)!r} is neither a file nor one of the known weights ({known})")
     return path
 
 
-def read_checkpoint(name: str | Path, param_key: str = "params") -> Checkpoint:
-    """Read weights; nothing in the file is executed.
+def fetch_released(file_name: str) -> Path:
+    """A file of the authors' release in experiments/pretrained_models/, downloaded if it is not there.
+
+    Raises:
+        FileNotFoundError: it is not there and cannot be downloaded; says what to put where.
+    """
+    from basicsr.utils.download_util import load_file_from_url
+
+    path, url = DOWNLOADS / file_name, f"{RELEASE_URL}/{file_name}"
+    if not path.is_file():
+        try:
+            load_file_from_url(url, model_dir=str(DOWNLOADS))
+        except (OSError, HTTPException) as error:
+            raise FileNotFoundError(
+                f"{path} is missing and cannot be downloaded ({error}); get {url} and put it at {path.absolute()}"
+            ) from None
+    return path
+
+
+def read_checkpoint(name: str | Path, param_key: str | None = None) -> Checkpoint:
+    """Read weights for our networks; nothing in the file is executed.
 
     Args:
-        name: a shipped name, a safetensors file, or a .pth file of BasicSR.
-        param_key: 'params' or 'params_ema', which of the state dicts of a .pth file.
+        name: as for `find_checkpoint`: a safetensors file, a .pth file of BasicSR, or a released checkpoint. A released
+            one without VQGAN is completed by an ITER_swinvqgan.pth in its folder.
+        param_key: which state dict of a .pth file; by default 'params', else 'params_ema', else the file itself.
+
+    Returns:
+        Checkpoint, float32.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: damaged, of another kind, or without ``param_key``.
     """
     path = find_checkpoint(name)
+    state, config = read_file(path, param_key)
+    if is_released(state):
+        state = _add_vqgan_beside(_from_released(state, path), name, path)
+        if any(key.startswith("vqgan.") for key in state) and any(key.startswith("lq_encoder.") for key in state):
+            config = infer_config(state)
+    return Checkpoint(_floats(state), config)
+
+
+def read_file(path: str | Path, param_key: str | None = None) -> Checkpoint:
+    """As `read_checkpoint`, but the weights as they are in the file: their names, their dtypes."""
+    path = Path(path)
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
                 config = (file.metadata() or {}).get("iter_config")
-                state = {key: file.get_tensor(key) for key in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is not a safetensors file or is damaged ({error})") from None
-        return Checkpoint(_floats(state), json.loads(config) if config else None)
+                return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, config and json.loads(config))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path} is not a safetensors file or is damaged ({_first_line(error)})") from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is damaged or holds more than weights, and is not loaded ({error})") from None
-    if not isinstance(content, dict) or not isinstance(content.get(param_key), dict):
-        found = ", ".join(map(repr, content)) if isinstance(content, dict) and len(content) < 10 else "something else"
-        raise ValueError(f"{path} has no state dict {param_key!r} but {found}")
-    return Checkpoint(_floats(content[param_key]), content.get("config"))
+        raise ValueError(
+            f"{path} is damaged or holds more than weights, and is not loaded ({_first_line(error)})"
+        ) from None
+    return Checkpoint(_state_dict(content, param_key, path), content.get("config"))
 
 
 def load_pretrained(name: str | Path) -> ITER:
-    """Load a shipped checkpoint by name or any file of `save_pretrained` by path.
+    """Load the whole of an ITER.
 
     Args:
-        name: a name of `shipped()` such as 'iter_tiny_x4', or a path.
+        name: a name of `shipped()` such as 'iter_tiny_x4'; 'released_x4' or 'released_x2', looked for in
+            experiments/pretrained_models/ and else downloaded; or the path of a file of `save_pretrained`, or of a
+            released one.
 
     Returns:
         ITER in eval mode on the CPU, float32.
 
     Raises:
-        FileNotFoundError: neither a shipped name nor a file.
+        FileNotFoundError: neither a known name nor a file, or a download failed.
         ValueError: the file is not a complete ITER checkpoint.
     """
-    checkpoint = read_checkpoint(name)
-    if checkpoint.config is None:
-        raise ValueError(f"{name} does not say what its architecture is; write it with iter_arch.save_pretrained")
-    net = ITER(**checkpoint.config)
-    load_strictly(net, checkpoint.state, name)
-    return net.eval()
+    return _build(read_checkpoint(name), name)
+
+
+def load_released(
+    checkpoint: str | Path | Mapping[str, Any], vqgan_checkpoint: str | Path | Mapping[str, Any] | None = None
+) -> ITER:
+    """Load the authors' released ITER_x4.pth or ITER_x2.pth; scale and architecture are read from its keys.
+
+    Args:
+        checkpoint: path, or the file's content, or its ``params``.
+        vqgan_checkpoint: ITER_swinvqgan.pth in the same forms, for a checkpoint without ``vqgan.*``; it replaces them
+            where there are some. By default the one in the folder of ``checkpoint``, if it is needed.
+
+    Returns:
+        ITER in eval mode on the CPU, float32. `SamplingConfig.released()` is the sampling that it was tuned for.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a released checkpoint, or not complete; the first keys left over or missing are named.
+    """
+    path, state = _open(checkpoint)
+    name = path or "checkpoint"
+    if not is_released(state):
+        raise ValueError(f"{name} is not a released checkpoint of ITER; its first keys are {_first_keys(state)}")
+    state = _from_released(state, name)
+    if vqgan_checkpoint is not None:
+        state = add_vqgan(state, vqgan_checkpoint)
+    elif path is not None:
+        state = _add_vqgan_beside(state, checkpoint, path)
+    return _build(Checkpoint(_floats(state), None), name)
 
 
 def save_pretrained(net: ITER, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write weights and architecture of ``net`` to one safetensors file that `load_pretrained` reads."""
-    state = {key: value.to(dtype).contiguous() for key, value in net.state_dict().items()}
-    save_file(state, path, metadata={"format": "pt", "iter_config": json.dumps(net.config)})
+    state = {key: value.to(dtype) for key, value in net.state_dict().items()}
+    write_safetensors(Checkpoint(state, net.config), path)
+
+
+def write_safetensors(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Write weights as they are, and the architecture where known; the file is there whole or as it was before."""
+    metadata = {"format": "pt"}
+    if checkpoint.config is not None:
+        metadata["iter_config"] = json.dumps(checkpoint.config)
+    temporary = f"{path}.tmp"
+    try:
+        # Cloned: safetensors refuses tensors that share memory.
+        state = {
+            key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, value in checkpoint.state.items()
+        }
+        save_file(state, temporary, metadata=metadata)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, SafetensorError):  # how it reports a full disk or a missing folder
+            raise OSError(f"cannot write {path}: {error}") from error
+        raise
 
 
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Load all of ``state`` into all of ``net``, or raise a ValueError naming the first differing keys and shapes."""
-    expected = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    problems = [f"{key} is missing" for key in expected if key not in found]
-    problems += [f"{key} is not part of the network" for key in found if key not in expected]
-    problems += [
-        f"{key} has shape {found[key]}, the network {expected[key]}"
-        for key in expected
-        if key in found and found[key] != expected[key]
-    ]
-    if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ValueError(f"{source} does not fit {type(net).__name__}: {shown}")
+    try:
+        check_fits(net.state_dict(), state)
+    except ValueError as error:
+        raise ValueError(f"{source} does not fit {type(net).__name__}: {error}") from None
     net.load_state_dict(state)
+
+
+def add_vqgan(state: Mapping[str, Tensor], checkpoint: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
+    """``state`` of an ITER with the VQGAN of another checkpoint: of stage I, ITER_swinvqgan.pth, or a whole ITER."""
+    path, vqgan = _open(checkpoint)
+    name = path or "vqgan_checkpoint"
+    if is_released(vqgan):
+        vqgan = _from_released(vqgan, name)
+    if "encoder.0.weight" in vqgan:
+        vqgan = {f"vqgan.{key}": value for key, value in vqgan.items()}
+    vqgan = {key: value for key, value in vqgan.items() if key.startswith("vqgan.")}
+    if not vqgan:
+        raise ValueError(f"{name} holds no Swin-VQGAN")
+    return {key: value for key, value in state.items() if not key.startswith("vqgan.")} | vqgan
+
+
+def _open(checkpoint: str | Path | Mapping[str, Any]) -> tuple[Path | None, dict[str, Tensor]]:
+    """The path, if it is not a mapping, and the weights under their own names."""
+    if isinstance(checkpoint, Mapping):
+        return None, _state_dict(checkpoint, None, "checkpoint")
+    path = find_checkpoint(checkpoint)
+    return path, read_file(path).state
+
+
+def _add_vqgan_beside(state: dict[str, Tensor], name: object, path: Path) -> dict[str, Tensor]:
+    """A released ITER that has no VQGAN with that of the ITER_swinvqgan.pth in its folder, where there is one."""
+    if "lq_encoder.head.weight" not in state or any(key.startswith("vqgan.") for key in state):
+        return state
+    vqgan = fetch_released(RELEASED_VQGAN) if str(name) in RELEASED else path.with_name(RELEASED_VQGAN)
+    return add_vqgan(state, vqgan) if vqgan.is_file() else state
+
+
+def _state_dict(content: Any, param_key: str | None, source: str | Path) -> dict[str, Tensor]:
+    """The state dict in the content of a .pth file."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{source} holds no state dict but a {type(content).__name__}")
+    state = content
+    for key in [param_key] if param_key else ["params", "params_ema"]:
+        if isinstance(content.get(key), Mapping):
+            state = content[key]
+            break
+        if param_key:
+            raise ValueError(f"{source} has no state dict {param_key!r}; its first keys are {_first_keys(content)}")
+    if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise ValueError(f"{source} holds no state dict; its first keys are {_first_keys(state)}")
+    return dict(state)
+
+
+def _from_released(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    try:
+        return from_released(state)
+    except ValueError as error:
+        raise ValueError(f"{source} is not a complete released checkpoint of ITER: {error}") from None
+
+
+def _build(checkpoint: Checkpoint, source: str | Path) -> ITER:
+    state = checkpoint.state
+    if "lq_encoder.head.weight" in state and not any(key.startswith("vqgan.") for key in state):
+        raise ValueError(
+            f"{source} holds no VQGAN (vqgan.*). Put {RELEASED_VQGAN} beside it if it is of the authors' release; of a "
+            "training take the whole ITER, models/iter_latest.safetensors"
+        )
+    try:
+        net = ITER(**(checkpoint.config or infer_config(state)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{source} is not an ITER of this version: {error}; its first keys are {_first_keys(state)}"
+        ) from None
+    load_strictly(net, state, source)
+    return net.eval()
 
 
 def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -116,3 +278,11 @@ def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in state.items()
     }
+
+
+def _first_keys(state: Mapping[Any, Any]) -> str:
+    return ", ".join(str(key) for key in list(state)[:5]) or "none"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
