@@ -1,6 +1,10 @@
 """DegradationOptions: Real-ESRGAN's values by default, and refusals that say what to do."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from iter_data import DegradationOptions
 
@@ -15,6 +19,14 @@ def test_an_empty_section_gives_real_esrgans_values():
     assert options.resize_prob2 == (0.3, 0.4, 0.3) and options.resize_range2 == (0.3, 1.2)
     assert options.noise_range == (1, 30) and options.poisson_scale_range2 == (0.05, 2.5)
     assert options.final_sinc_prob == 0.8 and options.second_blur_prob == 0.8
+
+
+def test_the_readme_shows_every_option_with_its_default():
+    readme = (Path(__file__).parents[2] / "datasets" / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```yaml\n(datasets:\n  train:.*?)```", readme, re.DOTALL).group(1)
+    section = yaml.safe_load(block)["datasets"]["train"]["degradation"]
+    assert set(section) == set(DegradationOptions.__dataclass_fields__)
+    assert DegradationOptions.from_dict(section) == DegradationOptions()
 
 
 def test_yml_lists_become_values():
