@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from iter_arch import ITER, SamplingConfig, load_pretrained
 from iter_arch.color import match_color
+from iter_arch.released import released_sampling
 from iter_model.image_io import Photo, UnreadableImageError, is_image, read_image, write_image
 
 DEFAULT_MODEL = "iter_tiny_x4"
@@ -29,7 +30,8 @@ EPILOG = """\
 examples:
   basicsr upscale -i photos/ -o results/
   basicsr upscale -i old.jpg -o results/ --alpha 0.3 --steps 16 --seed 1
-  basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/net_g_latest.pth
+  basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/iter_latest.safetensors
+  basicsr upscale -i photos/ -o results/ --model released_x4
 
 exit status: 0 all restored; 1 some were not (each is named, the others are written); 2 wrong usage, nothing written;
 130 interrupted
@@ -62,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
-        help="shipped weights or a file (default: %(default)s)",
+        help="shipped weights, a file, or the authors' weights: released_x4 or released_x2, looked for in "
+        "experiments/pretrained_models/ and else downloaded there (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the token draws (default: %(default)s)")
     parser.add_argument(
@@ -84,23 +87,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="do not give the result the channel means and deviations of the input",
     )
-    group = parser.add_argument_group("sampling")
+    group = parser.add_argument_group(
+        "sampling", f"of the authors' networks the defaults are those they were tuned for: {released_flags()}"
+    )
     for field in dataclasses.fields(SamplingConfig):
         flag = f"--{field.name.replace('_', '-')}"
         metavar, text = SAMPLING_HELP[field.name]
+        # None: the default of the model's kind, which is known once the model is.
         if isinstance(field.default, bool):
             on_off = "on" if field.default else "off"
             group.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=field.default, help=f"{text} (default: {on_off})"
+                flag, action=argparse.BooleanOptionalAction, default=None, help=f"{text} (default: {on_off})"
             )
         else:
             group.add_argument(
-                flag,
-                type=type(field.default),
-                default=field.default,
-                metavar=metavar,
-                help=f"{text} (default: %(default)s)",
+                flag, type=type(field.default), metavar=metavar, help=f"{text} (default: {field.default})"
             )
+
+
+def released_flags() -> str:
+    """`SamplingConfig.released()` as options of the command line, as far as it differs from the defaults."""
+    flags = []
+    for field in dataclasses.fields(SamplingConfig):
+        value, flag = getattr(SamplingConfig.released(), field.name), field.name.replace("_", "-")
+        if value != field.default:
+            flags.append((f"--{flag}" if value else f"--no-{flag}") if isinstance(value, bool) else f"--{flag} {value}")
+    return " ".join(flags)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,10 +123,11 @@ def run(args: argparse.Namespace) -> int:
     """
     try:
         try:
-            config = sampling_config(args)
+            sampling_config(args, SamplingConfig())  # a mistake shows before the model is loaded or downloaded
             jobs = plan(args.input, args.output)
             device = choose_device(args.device)
             net = load_pretrained(args.model).to(device)
+            config = sampling_config(args, released_sampling(getattr(net, "config", {})))
             tile = choose_tile(args.tile, net)
             args.output.mkdir(parents=True, exist_ok=True)
         except (ValueError, OSError) as error:
@@ -154,12 +167,13 @@ def say(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
-def sampling_config(args: argparse.Namespace) -> SamplingConfig:
+def sampling_config(args: argparse.Namespace, defaults: SamplingConfig) -> SamplingConfig:
     """The sampling options; ValueError names a wrong one as it is written on the command line."""
     if not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed={args.seed} must be in [0, 2**63)")
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(SamplingConfig)}
     try:
-        return SamplingConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SamplingConfig)})
+        return dataclasses.replace(defaults, **{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         raise ValueError(str(error).replace("val.sampling.", "--")) from None
 
