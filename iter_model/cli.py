@@ -1,4 +1,4 @@
-"""The `basicsr` command: train, test and upscale."""
+"""The `basicsr` command: train, test, upscale and convert."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of the `basicsr` command.
 
     Args:
-        command: the subcommand in use; `upscale` adds its own arguments only where it is the one.
+        command: the subcommand in use; `upscale` and `convert` add their own arguments only where they are the one.
     """
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("basicsr", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
@@ -66,6 +66,11 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         from iter_model import upscale
 
         upscale.add_arguments(one)
+    one = commands.add_parser("convert", help="convert the authors' checkpoints to ours, or back", formatter_class=raw)
+    if command == "convert":
+        from iter_model import convert
+
+        convert.add_arguments(one)
     return parser
 
 
@@ -85,6 +90,10 @@ def main(argv: list[str] | None = None) -> int:
             from iter_model import upscale
 
             return upscale.run(args)
+        if args.command == "convert":
+            from iter_model import convert
+
+            return convert.run(args)
         from iter_model import launch
 
         return launch.run(args, argv[1:])
