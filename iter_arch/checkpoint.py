@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from iter_arch.architecture import check_fits, infer_config
@@ -175,22 +175,19 @@ def write_safetensors(checkpoint: Checkpoint, path: str | Path) -> None:
     metadata = {"format": "pt"}
     if checkpoint.config is not None:
         metadata["iter_config"] = json.dumps(checkpoint.config)
+    # Cloned: safetensors refuses tensors that share memory.
+    state = {key: x.detach().cpu().clone(memory_format=torch.contiguous_format) for key, x in checkpoint.state.items()}
     temporary = f"{path}.tmp"
     try:
-        # Cloned: safetensors refuses tensors that share memory.
-        state = {
-            key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for key, value in checkpoint.state.items()
-        }
-        save_file(state, temporary, metadata=metadata)
-        with open(temporary, "rb+") as file:
+        # Not save_file, whose files no other user may read.
+        with open(temporary, "wb") as file:
+            file.write(save(state, metadata))
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, SafetensorError):  # how it reports a full disk or a missing folder
-            raise OSError(f"cannot write {path}: {error}") from error
         raise
 
 
