@@ -33,6 +33,7 @@ setup(
         "lmdb",
         "numpy",
         "opencv-python",
+        "pillow",
         "pyiqa",
         "pyyaml",
         "safetensors",
@@ -43,5 +44,8 @@ setup(
         "torchvision",
         "tqdm",
     ],
-    extras_require={"test": ["hypothesis", "pytest", "ruff", "scikit-image"]},
+    extras_require={
+        "spandrel": ["spandrel>=0.4"],
+        "test": ["hypothesis", "pytest", "ruff", "scikit-image", "spandrel>=0.4"],
+    },
 )

@@ -132,7 +132,7 @@ def load_pretrained(name: str | Path) -> ITER:
         FileNotFoundError: neither a known name nor a file, or a download failed.
         ValueError: the file is not a complete ITER checkpoint.
     """
-    return _build(read_checkpoint(name), name)
+    return build(read_checkpoint(name), name)
 
 
 def load_released(
@@ -161,7 +161,7 @@ def load_released(
         state = add_vqgan(state, vqgan_checkpoint)
     elif path is not None:
         state = _add_vqgan_beside(state, checkpoint, path)
-    return _build(Checkpoint(_floats(state), None), name)
+    return build(Checkpoint(_floats(state), None), name)
 
 
 def save_pretrained(net: ITER, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -253,12 +253,13 @@ def _from_released(state: Mapping[str, Tensor], source: str | Path) -> dict[str,
         raise ValueError(f"{source} is not a complete released checkpoint of ITER: {error}") from None
 
 
-def _build(checkpoint: Checkpoint, source: str | Path) -> ITER:
+def build(checkpoint: Checkpoint, source: str | Path) -> ITER:
+    """The ITER with these weights, in eval mode; a ValueError that names ``source`` where they are not a whole one's."""
     state = checkpoint.state
     if "lq_encoder.head.weight" in state and not any(key.startswith("vqgan.") for key in state):
         raise ValueError(
-            f"{source} holds no VQGAN (vqgan.*). Put {RELEASED_VQGAN} beside it if it is of the authors' release; of a "
-            "training take the whole ITER, models/iter_latest.safetensors"
+            f"{source} holds no VQGAN (vqgan.*). If it is of the authors' release, put {RELEASED_VQGAN} beside it, or add "
+            "that with `basicsr convert --vqgan`; of a training take the whole ITER, models/iter_latest.safetensors"
         )
     try:
         net = ITER(**(checkpoint.config or infer_config(state)))

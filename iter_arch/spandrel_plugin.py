@@ -1,0 +1,80 @@
+"""ITER for programs built on spandrel (https://github.com/chaiNNer-org/spandrel): importing this module registers it.
+
+    import iter_arch.spandrel_plugin
+    model = spandrel.ModelLoader().load_from_file("ITER_x4.pth")
+
+Detected are whole ITERs: files of `iter_arch.save_pretrained`, of ``basicsr convert``, and the authors' released ones.
+As spandrel passes on weights alone, the architecture is read from their keys and shapes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from iter_arch.checkpoint import Checkpoint, build
+from iter_arch.iter_arch import ITER
+from iter_arch.released import from_released, is_released, released_sampling
+
+try:
+    from spandrel import MAIN_REGISTRY, Architecture, ArchRegistry, ArchSupport, ImageModelDescriptor, ModelTiling
+    from spandrel.util import KeyCondition
+except ImportError as error:
+    raise ImportError(f"iter_arch.spandrel_plugin needs spandrel ({error}); pip install spandrel") from error
+
+# Pixels of the restored image; larger ones are restored in tiles.
+TILE = 1024
+
+
+class ITERArch(Architecture[ITER]):
+    """How spandrel finds out that a state dict is an ITER's, and loads it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            id="ITER",
+            detect=KeyCondition.has_any(
+                KeyCondition.has_all(
+                    "lq_encoder.stem.0.weight", "refiner.embedding.weight", "evaluator.embedding.weight"
+                ),
+                KeyCondition.has_all(
+                    "lq_encoder.model.0.weight",
+                    "token_refine_net.token_refine_net.code_emb.weight",
+                    "token_refine_net.token_crit_net.code_emb.weight",
+                ),
+            ),
+        )
+
+    def load(self, state_dict: Mapping[str, Any]) -> ImageModelDescriptor[ITER]:
+        """The model with these weights; with the default sampling of its kind, seed 0, and tiles for large images.
+
+        Raises:
+            ValueError: the weights are not those of a whole ITER; a released checkpoint without VQGAN is completed by
+                ``basicsr convert --vqgan``.
+        """
+        state: Mapping[str, Tensor] = from_released(state_dict) if is_released(state_dict) else state_dict
+        net = build(Checkpoint(dict(state), None), "the state dict")
+        config = released_sampling(net.config)
+        tile = max(TILE // net.scale, net.multiple)
+        refiner = net.config["refiner"]
+        return ImageModelDescriptor(
+            net,
+            dict(state),
+            architecture=self,
+            purpose="SR" if net.scale > 1 else "Restoration",
+            tags=[f"{refiner['dim']}dim", f"{refiner['groups'] * refiner['depth']}blocks"],
+            supports_half=False,
+            supports_bfloat16=True,
+            scale=net.scale,
+            input_channels=3,
+            output_channels=3,
+            tiling=ModelTiling.INTERNAL,
+            call_fn=lambda model, image: model.restore(image, config=config, tile=tile).image,
+        )
+
+
+def install(registry: ArchRegistry = MAIN_REGISTRY) -> None:
+    """Add ITER to a registry of spandrel; the main one has it as soon as this module is imported."""
+    registry.add(ArchSupport.from_architecture(ITERArch()), ignore_duplicates=True)
+
+
+install()
