@@ -113,9 +113,14 @@ class SwinVQGAN(nn.Module):
         """codes (b, d, h, w) -> image (b, 3, 8h, 8w), nominally in [0, 1], not clamped."""
         return (self.decoder(codes) + 1) / 2
 
-    def forward(self, image: Tensor) -> Reconstructed:
-        """image (b, 3, H, W) RGB in [0, 1] -> Reconstructed."""
+    def forward(self, image: Tensor, *, quantize: bool = True) -> Reconstructed:
+        """image (b, 3, H, W) RGB in [0, 1] -> Reconstructed.
+
+        quantize: False decodes the latent itself (the warm-up of a training); loss is then 0.
+        """
         latent = self.latent(image)
         quantized = self.quantizer(latent)
-        output = self.decode_codes(quantized.codes)
-        return Reconstructed(output if self.training else output.clamp(0, 1), quantized.tokens, quantized.loss, latent)
+        # Zero times the loss: the codebook stays in the graph, as DistributedDataParallel demands.
+        loss = quantized.loss if quantize else 0 * quantized.loss
+        output = self.decode_codes(quantized.codes if quantize else latent)
+        return Reconstructed(output if self.training else output.clamp(0, 1), quantized.tokens, loss, latent)

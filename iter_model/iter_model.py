@@ -69,10 +69,13 @@ class ITERModel(ValidationMixin, TrainingMixin):
 
     Options besides those of `TrainingMixin`: network_g of type ITER; path.pretrain_network_vqgan (a stage-I checkpoint,
     needed in training unless pretrain_network_g has a VQGAN) and path.param_key_vqgan; path.pretrain_network_g (a whole
-    ITER, or a checkpoint of this model); train.schedule (gamma of Algorithm 1, default cosine), train.dist_opt,
-    train.refiner_opt, train.evaluator_opt (losses); val.sampling (see `SamplingConfig`), val.seed, val.tile,
-    val.color_correction (default true in tests, false in training).
+    ITER, or a checkpoint of this model); train.mask_schedule (gamma of Algorithm 1, default cosine),
+    train.dist_opt, train.refiner_opt, train.evaluator_opt (losses); val.sampling (see `SamplingConfig`), val.seed,
+    val.tile, val.color_correction (default true in tests, false in training).
     """
+
+    # Known to the check of the options besides those of network_g.
+    path_keys = ("pretrain_network_vqgan", "param_key_vqgan")
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
@@ -120,7 +123,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         self.criteria = {
             name: build_loss(options[f"{name}_opt"]).to(self.device) for name in ("dist", "refiner", "evaluator")
         }
-        self.schedule = options.get("schedule", "cosine")
+        self.schedule = options.get("mask_schedule", "cosine")
         mask_ratio(self.schedule, 1.0)
         train = self.opt["datasets"]["train"]
         self.degradation = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
@@ -182,7 +185,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         self.backward(sum(losses.values()), self.net_g, current_iter)
         self.step(self.optimizer_g, current_iter)
         if self.ema_decay:
-            self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g))
+            self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)
         judged = predicted.evaluator_logits.detach().argmax(1) == 1
         self.losses = losses | {
             "acc_l": good_l.float().mean(),

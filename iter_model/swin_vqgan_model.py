@@ -1,5 +1,6 @@
 """Stage I: training of the Swin-VQGAN (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1)."""
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from iter_arch.quantizer import VectorQuantizer
@@ -21,7 +23,8 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
     """L1 + SSIM + LPIPS + VQ + hinge GAN, each where the yml names it; network_g SwinVQGAN, network_d optional.
 
     Besides the switches of `TrainingMixin`, the section `train` has pixel_opt, ssim_opt, perceptual_opt, gan_opt
-    (losses), vq_weight (default 1), net_d_start_iter (first iteration with the GAN loss, default 0) and revive_freq
+    (losses), vq_weight (default 1), quantize_start_iter (first iteration that quantises, after a warm-up as a plain
+    autoencoder; default 1, no warm-up), net_d_start_iter (first iteration with the GAN loss, default 0) and revive_freq
     (iterations after which codes that nothing chose are replaced by latents of the batch, default 200, 0 = never).
     """
 
@@ -34,7 +37,6 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         path, key = opt["path"].get("pretrain_network_g"), opt["path"].get("param_key_g") or "params"
         if path:
             self.load_into(self.get_bare_model(self.net_g), path, key)
-        self.needs_codebook = not path
         if self.is_train:
             self.init_training_settings()
 
@@ -51,6 +53,10 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         }
         self.vq_weight = options.get("vq_weight", 1.0)
         self.revive_freq = options.get("revive_freq", 200)
+        self.quantize_start_iter = options.get("quantize_start_iter", 1)
+        # Iteration before which the codebook is made; a pretrained one is kept.
+        self.codebook_iter = None if path.get("pretrain_network_g") else self.quantize_start_iter
+        self.recent_latents: deque[Tensor] = deque(maxlen=32)
         self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
         self.net_d_start_iter = options.get("net_d_start_iter", 0)
         self.net_d = None
@@ -78,18 +84,15 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         image = data["gt"] if "gt" in data else data["lq"]
         self.gt = image.to(self.device, memory_format=self.memory_format, non_blocking=True)
 
-    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
-        super().resume_training(resume_state)
-        self.needs_codebook = False
-
     def optimize_parameters(self, current_iter: int) -> None:
-        if self.needs_codebook:
+        if current_iter == self.codebook_iter:
             self._initialize_codebook()
+        quantize = current_iter >= self.quantize_start_iter
         with_gan = self.net_d is not None and current_iter >= self.net_d_start_iter
         if with_gan:
             self.net_d.requires_grad_(False)
         with self.autocast():
-            output = self.net_g(self.gt)
+            output = self.net_g(self.gt, quantize=quantize)
             scores = self.net_d(output.image) if with_gan else None
         image = output.image.float()
         losses = {name: criterion(image, self.gt) for name, criterion in self.criteria.items()}
@@ -101,8 +104,10 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         if with_gan:
             losses |= self._optimize_discriminator(output.image.detach(), current_iter)
         if self.ema_decay:
-            self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g))
-        self._count_codes(output.tokens, output.latent.detach(), current_iter)
+            self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)
+        self.recent_latents.append(output.latent.detach().float())
+        if quantize:
+            self._count_codes(output.tokens, current_iter)
         self.losses = losses
 
     def _optimize_discriminator(self, fake: Tensor, current_iter: int) -> dict[str, Tensor]:
@@ -118,32 +123,44 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
 
     @torch.no_grad()
     def _initialize_codebook(self) -> None:
-        """Start from encoder outputs: codes that no latent is near would never be chosen."""
-        with self.autocast():
-            latent = self.get_bare_model(self.net_g).latent(self.gt)
-        self._replace_codes(torch.arange(self.quantizer.num_codes, device=self.device), latent)
-        self.needs_codebook = False
+        """Start from k-means of encoder outputs: codes that no latent is near would never be chosen."""
+        if not self.recent_latents:
+            with self.autocast():
+                self.recent_latents.append(self.get_bare_model(self.net_g).latent(self.gt).float())
+        latents = self._recent_vectors()
+        every_code = torch.arange(self.quantizer.num_codes, device=self.device)
+        if len(latents) > len(every_code):
+            centres, _ = kmeans2(latents.cpu().numpy(), len(every_code), minit="++", seed=self.opt["manual_seed"])
+            self._set_codes(every_code, torch.from_numpy(centres).to(latents))
+        else:
+            self._set_codes(every_code, self._draw_latents(len(every_code)))
 
-    def _replace_codes(self, dead: Tensor, latent: Tensor) -> None:
-        """Codes ``dead`` become latents of the batch, the same ones on every rank."""
-        vectors = latent.float().movedim(1, -1).flatten(0, 2)
-        chosen = torch.randint(len(vectors), (len(dead),), device=self.device)
-        # As far apart as a little noise makes them, should there be fewer latents than codes.
-        new = vectors[chosen] + 1e-3 * vectors.std() * torch.randn(len(dead), vectors.shape[1], device=self.device)
-        broadcast_from_main([new])
-        self.quantizer.replace(dead, new)
+    def _recent_vectors(self) -> Tensor:
+        """(k, d): the latents of the last iterations."""
+        return torch.cat([latent.movedim(1, -1).flatten(0, 2) for latent in self.recent_latents])
+
+    def _draw_latents(self, count: int) -> Tensor:
+        """(count, d): latents of the last iterations, with a little noise to keep equal ones apart."""
+        latents = self._recent_vectors()
+        chosen = torch.randint(len(latents), (count,), device=self.device)
+        return latents[chosen] + 1e-3 * latents.std() * torch.randn(count, latents.shape[1], device=self.device)
+
+    def _set_codes(self, indices: Tensor, vectors: Tensor) -> None:
+        """Give codes new values, those of rank 0 on every rank."""
+        broadcast_from_main([vectors])
+        self.quantizer.replace(indices, vectors)
         if self.ema_decay:
-            self.net_g_ema.quantizer.replace(dead, new)
+            self.net_g_ema.quantizer.replace(indices, vectors)
 
     @torch.no_grad()
-    def _count_codes(self, tokens: Tensor, latent: Tensor, current_iter: int) -> None:
+    def _count_codes(self, tokens: Tensor, current_iter: int) -> None:
         self.code_counts += torch.bincount(tokens.flatten(), minlength=self.quantizer.num_codes)
         if not self.revive_freq or current_iter % self.revive_freq:
             return
         self.window_counts = all_reduce_sum(self.code_counts.clone())
         dead = (self.window_counts == 0).nonzero().flatten()
         if len(dead):
-            self._replace_codes(dead, latent)
+            self._set_codes(dead, self._draw_latents(len(dead)))
             get_root_logger().info(f"{len(dead)} of {self.quantizer.num_codes} codes were not in use and start anew.")
         self.code_counts.zero_()
 

@@ -65,9 +65,10 @@ class TrainingMixin(BaseModel):
         optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def update_ema(self, average: nn.Module, trained: nn.Module) -> None:
-        """average <- decay * average + (1 - decay) * trained."""
-        torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - self.ema_decay)
+    def update_ema(self, average: nn.Module, trained: nn.Module, current_iter: int) -> None:
+        """average <- decay * average + (1 - decay) * trained, with a decay that grows to the one of the yml."""
+        decay = min(self.ema_decay, (1 + current_iter) / (10 + current_iter))
+        torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
 
     def load_into(self, net: nn.Module, path: str, param_key: str) -> None:
         """Load a checkpoint strictly; nothing in it is executed."""

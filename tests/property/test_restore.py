@@ -1,0 +1,140 @@
+"""Laws of ITER.restore and forward: sizes, batches, seeds, tiles."""
+
+import pytest
+import torch
+from small_networks import RELEASED_FORM, photo, small_iter
+
+from iter_arch import SamplingConfig
+
+
+@pytest.fixture(scope="module")
+def net():
+    return small_iter()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 150), (3, 2), (16, 16), (17, 33), (40, 15)], ids=str)
+def test_any_size_is_restored_to_s_times_its_size(net, size):
+    image = net(photo(1, 3, *size))
+    assert image.shape == (1, 3, 4 * size[0], 4 * size[1])
+    assert image.min() >= 0 and image.max() <= 1 and image.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_other_scales(scale):
+    assert small_iter(scale)(photo(1, 3, 20, 31)).shape == (1, 3, 20 * scale, 31 * scale)
+
+
+def test_forward_is_restore_with_the_default_configuration_and_seed_0(net):
+    lq = photo(2, 3, 16, 24)
+    assert torch.equal(net(lq), net.restore(lq, config=SamplingConfig(), seed=0).image)
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_one_seed_one_picture_another_seed_another_picture(net, adaptive):
+    lq, config = photo(1, 3, 16, 24), SamplingConfig(adaptive=adaptive, alpha=0.9)
+    first = net.restore(lq, config=config, seed=3)
+    assert torch.equal(first.image, net.restore(lq, config=config, seed=3).image)
+    assert not torch.equal(first.tokens, net.restore(lq, config=config, seed=4).tokens)
+
+
+@pytest.mark.parametrize("config", [SamplingConfig(), SamplingConfig(adaptive=False), SamplingConfig.released()], ids=str)
+@pytest.mark.parametrize("form", [{}, RELEASED_FORM], ids=["paper", "released"])
+def test_batch_of_1_equals_batch_of_8(form, config):
+    net, lq, seeds = small_iter(**form), photo(8, 3, 16, 16), list(range(8))
+    together = net.restore(lq, config=config, seed=seeds)
+    for i in range(8):
+        alone = net.restore(lq[i : i + 1], config=config, seed=seeds[i])
+        assert torch.equal(alone.tokens[0], together.tokens[i]) and alone.start_step[0] == together.start_step[i]
+        assert torch.allclose(alone.image[0], together.image[i], atol=1e-4)
+
+
+def test_one_int_gives_every_image_the_same_stream(net):
+    lq = photo(1, 3, 16, 16)
+    tokens = net.restore(lq.expand(3, -1, -1, -1), seed=5).tokens
+    assert torch.equal(tokens[0], tokens[1]) and torch.equal(tokens[0], tokens[2])
+
+
+def test_alpha_0_decodes_S_l_and_a_higher_alpha_starts_earlier(net):
+    lq = photo(1, 3, 32, 32)
+    plain = net.restore(lq, config=SamplingConfig(alpha=0.0))
+    assert plain.start_step.tolist() == [1] and torch.equal(plain.tokens, net.lq_encoder(lq).argmax(1))
+    starts = [int(net.restore(lq, config=SamplingConfig(alpha=a)).start_step) for a in (0, 0.3, 0.6, 1)]
+    assert starts == sorted(starts) and starts[-1] == 8
+
+
+def test_on_step_sees_the_way_from_start_to_result(net):
+    seen = []
+    result = net.restore(photo(1, 3, 16, 16), on_step=lambda *state: seen.append(state))
+    assert [t for t, _, _ in seen] == list(range(int(result.start_step), -1, -1))
+    assert torch.equal(seen[-1][1], result.tokens) and seen[-1][2].all()
+
+
+def test_restored_is_the_decoded_tokens_cropped(net):
+    result = net.restore(photo(1, 3, 10, 20))
+    assert result.tokens.shape == (1, 8, 16)
+    with torch.no_grad():
+        assert torch.equal(result.image, net.vqgan.decode(result.tokens)[..., :40, :80])
+
+
+def test_no_gradients_and_no_change_of_the_network(net):
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    assert not net.restore(photo(1, 3, 16, 16).requires_grad_()).image.requires_grad
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_dtype_follows_the_input(net):
+    assert net(photo(1, 3, 16, 16).double().float()).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(photo(1, 3, 16, 16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("lq", [torch.rand(3, 16, 16), torch.rand(1, 1, 16, 16), torch.rand(1, 3, 0, 5)], ids=str)
+def test_wrong_shapes_are_refused(net, lq):
+    with pytest.raises(ValueError, match="must be \\(b, 3, height, width\\)"):
+        net(lq)
+
+
+# ---------------------------------------------------------------------------------------------------- tiles
+
+
+def test_a_tile_as_large_as_the_image_changes_nothing(net):
+    lq = photo(1, 3, 32, 48)
+    assert torch.equal(net.restore(lq, tile=48).image, net.restore(lq).image)
+
+
+def test_tiles_give_one_token_a_position_and_no_seams():
+    """Networks that see one window only give the same tokens in tiles as in one piece, and the same pixels inside."""
+    net = small_iter()
+    for part in (net.lq_encoder, net.refiner, net.evaluator):
+        for block in part.swin.groups[0].blocks:
+            block.shift = 0
+    for part in (net.lq_encoder.stem, net.refiner, net.evaluator):
+        # GroupNorm measures the whole tile; without it the networks are local.
+        for name, module in list(part.named_modules()):
+            if isinstance(module, torch.nn.GroupNorm):
+                part.get_submodule(name.rpartition(".")[0]).register_module(
+                    name.rpartition(".")[2], torch.nn.Identity()
+                )
+    lq = photo(1, 3, 48, 80)
+    whole, tiled = net.restore(lq), net.restore(lq, tile=32, overlap=16)
+    assert torch.equal(tiled.start_step, whole.start_step)
+    # The stem's convolutions look over the edge of a tile: a few positions may differ there.
+    assert (tiled.tokens == whole.tokens).float().mean() > 0.9
+
+
+def test_networks_never_see_more_than_a_tile(net):
+    sizes = set()
+    hooks = [
+        part.register_forward_pre_hook(lambda module, inputs: sizes.add(tuple(inputs[0].shape[-2:])))
+        for part in (net.lq_encoder.swin, net.refiner.swin, net.evaluator.swin, net.vqgan.decoder)
+    ]
+    net.restore(photo(1, 3, 70, 100), tile=32)
+    for hook in hooks:
+        hook.remove()
+    assert sizes == {(16, 16)}
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(15, None), (32, 32), (32, -4)])
+def test_impossible_tiles_are_refused(net, tile, overlap):
+    with pytest.raises(ValueError, match="tile=|overlap="):
+        net.restore(photo(1, 3, 64, 64), tile=tile, overlap=overlap)

@@ -1,0 +1,117 @@
+"""Losses against values computed by hand, and metrics through BasicSR's own door."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from basicsr.losses import build_loss
+from basicsr.metrics import calculate_metric
+
+import iter_model  # noqa: F401
+from iter_model.token_loss import EvaluatorLoss
+
+
+def logits_for(*probabilities):
+    """(1, 2, 1, n) logits with these probabilities of 'good'."""
+    p = torch.tensor(probabilities)
+    return torch.stack([(1 - p).log(), p.log()])[None, :, None]
+
+
+def test_token_cross_entropy_by_hand():
+    # One position sure to 1/2, one to 1/4: (ln 2 + ln 4) / 2.
+    logits = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]).log().t()[None, :, None]
+    loss = build_loss({"type": "TokenCrossEntropy", "loss_weight": 2.0})
+    assert loss(logits, torch.tensor([[[0, 1]]])).item() == pytest.approx(2 * (math.log(2) + math.log(4)) / 2)
+
+
+def test_evaluator_loss_by_hand():
+    drawn, good_drawn = logits_for(0.5, 0.5), torch.tensor([[[True, False]]])
+    on_l, good_l = logits_for(0.5, 0.5, 0.5, 0.25), torch.tensor([[[False, False, False, True]]])
+    # beta 0.5: n = 3, 1; weights 0.5 / (1 - 0.125) = 4/7 and 0.5 / 0.5 = 1, of the sum 3 * 4/7 + 1 = 19/7.
+    balanced = (3 * 4 / 7 * math.log(2) + math.log(4)) / (19 / 7)
+    loss = build_loss({"type": "EvaluatorLoss", "beta": 0.5})
+    assert loss(drawn, good_drawn, on_l, good_l).item() == pytest.approx(math.log(2) + balanced)
+
+
+def test_balance_lets_the_rare_class_weigh_as_much_as_the_frequent_one():
+    good = torch.zeros(1, 10, 10, dtype=torch.bool)
+    good[0, 0, 0] = True
+    logits = torch.zeros(1, 2, 10, 10, requires_grad=True)
+    EvaluatorLoss().balanced(logits, good).backward()
+    rare, frequent = logits.grad[0, 1, 0, 0].abs(), logits.grad[0, 1][~good[0]].abs().sum()
+    assert rare / frequent == pytest.approx(1, rel=0.01)
+
+
+def test_one_class_alone_gives_a_finite_loss():
+    logits = torch.randn(1, 2, 4, 4)
+    for label in (True, False):
+        assert EvaluatorLoss().balanced(logits, torch.full((1, 4, 4), label)).isfinite()
+
+
+def test_a_beta_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="beta=1.0 must be in"):
+        EvaluatorLoss(beta=1.0)
+
+
+def test_losses_are_float32_whatever_the_logits_are():
+    logits = torch.randn(1, 4, 8, 8, dtype=torch.bfloat16)
+    assert build_loss({"type": "TokenCrossEntropy"})(logits, torch.zeros(1, 8, 8).long()).dtype == torch.float32
+
+
+def test_ssim_loss_agrees_with_basicsrs_metric():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8, generator=generator), (64, 64), mode="bicubic")
+    target = (target.clamp(0, 1) * 255).round() / 255
+    image = ((target + 0.1 * torch.randn(target.shape, generator=generator)).clamp(0, 1) * 255).round() / 255
+    arrays = [(x[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)[..., ::-1] for x in (image, target)]
+    expected = calculate_metric(
+        {"img": arrays[0], "img2": arrays[1]}, {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False}
+    )
+    loss = build_loss({"type": "SSIMLoss", "loss_weight": 0.5})
+    assert loss(image, target).item() == pytest.approx(0.5 * (1 - expected), abs=2e-3)
+    assert loss(target, target).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_pyiqa_metric_gives_psnr_and_no_value_without_gt():
+    options = {"type": "pyiqa", "metric": "psnr", "better": "higher", "crop_border": 2}
+    gt = np.full((32, 32, 3), 100, np.uint8)
+    image = gt + 10
+    image[:2] = 0  # cut away by crop_border
+    assert calculate_metric({"img": image, "img2": gt}, options) == pytest.approx(20 * math.log10(25.5), abs=1e-3)
+    assert math.isnan(calculate_metric({"img": image}, options))
+
+
+def test_pyiqa_metric_sees_rgb():
+    # psnry weighs green by 0.587 and blue by 0.114: blue and red swapped would differ.
+    gt = np.zeros((32, 32, 3), np.uint8)
+    blue, red = gt.copy(), gt.copy()
+    blue[..., 0], red[..., 2] = 50, 50
+    options = {"type": "pyiqa", "metric": "psnry"}
+    assert calculate_metric({"img": blue, "img2": gt}, options) > calculate_metric({"img": red, "img2": gt}, options)
+
+
+def test_an_unknown_metric_of_pyiqa_is_refused():
+    with pytest.raises(ValueError, match="metric='psnrr' is not a metric of pyiqa"):
+        calculate_metric({"img": np.zeros((32, 32, 3), np.uint8)}, {"type": "pyiqa", "metric": "psnrr"})
+
+
+def test_weights_that_cannot_be_had_say_how_to_provide_them(monkeypatch):
+    import pyiqa
+
+    def fail(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(pyiqa, "create_metric", fail)
+    with pytest.raises(ValueError, match="(?s)metric='musiq'.*no route to host.*pretrained_model_path"):
+        calculate_metric({"img": np.zeros((32, 32, 3), np.uint8)}, {"type": "pyiqa", "metric": "musiq"})
+
+
+def test_pyiqa_loss_lowers_as_images_agree():
+    loss = build_loss({"type": "PyIQALoss", "metric": "ssimc", "loss_weight": 1.0})
+    target = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    image = (target * 0.5).requires_grad_()
+    value = loss(image, target)
+    value.backward()
+    assert 0 < value.item() < 1 and image.grad.abs().sum() > 0
+    assert loss(target, target).item() == pytest.approx(0, abs=1e-6)
