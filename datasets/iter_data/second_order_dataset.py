@@ -189,13 +189,13 @@ class SecondOrderDegradationDataset(Dataset):
                 try:
                     return decode_image(_client(*self.source).get(path, "gt")), path
                 except (UnreadableImage, OSError) as error:
+                    if self.phase != "train":
+                        raise ValueError(f"{path} cannot be read: {error}; repair it or take it out") from error
                     self._is_unreadable[index] = True
                     get_root_logger().warning(
                         f"{path} cannot be read and is replaced by another image: {error}. "
                         f"Unreadable so far: {int(self._is_unreadable.sum())}"
                     )
-            if self.phase != "train":
-                raise ValueError(f"{path} cannot be read: repair it or take it out of the set")
             index = random.randrange(len(self.paths))
         raise RuntimeError(
             f"{_MAX_REPLACEMENTS} images in a row could not be read ({len(self.unreadable)} of "

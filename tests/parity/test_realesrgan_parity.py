@@ -44,11 +44,19 @@ def write_photo(path, height, width, seed=0):
 def test_equal_draws_give_basicsrs_gt_and_kernels(tmp_path, size):
     write_photo(tmp_path / "a.png", *size)
     (tmp_path / "meta.txt").write_text("a.png\n")
-    options = DegradationOptions()
+    # no key of the second round has the value of the first
+    changed = {
+        "sinc_prob": 0.2,
+        "sinc_prob2": 0.5,
+        "kernel_prob2": (1, 2, 3, 4, 5, 6),
+        "betag_range2": (0.3, 3),
+        "betap_range2": (0.6, 2.5),
+    }
+    options = DegradationOptions(**changed)
     shared = {"dataroot_gt": str(tmp_path), "meta_info": str(tmp_path / "meta.txt"), "use_hflip": True, "use_rot": True}
     theirs = RealESRGANDataset({**shared, "io_backend": {"type": "disk"},
                                 **{key: getattr(options, key) for key in KERNEL_KEYS}})  # fmt: skip
-    ours = SecondOrderDegradationDataset({**shared, "gt_size": 400, "scale": 4})
+    ours = SecondOrderDegradationDataset({**shared, "gt_size": 400, "scale": 4, "degradation": changed})
     for seed in range(60):
         with seeded(seed):
             expected = theirs[0]

@@ -101,6 +101,12 @@ def test_jpeg_equals_basicsrs_with_a_quality_for_each_image(size):
     assert difference.mean() < 1e-5 and (difference > 1e-4).float().mean() < 0.01
 
 
+def test_our_jpeg_does_not_share_its_tables():
+    """BasicSR's modules all hold the same two: moving one of them to a GPU would move those of ours too."""
+    ours = {id(parameter) for parameter in degradation._jpeg_module(torch.device("cpu")).parameters()}
+    assert not ours & {id(parameter) for parameter in DiffJPEG(differentiable=False).parameters()}
+
+
 @pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("kind", ["gaussian", "poisson"])
 def test_noise_has_the_strength_of_basicsrs(kind, gray):
