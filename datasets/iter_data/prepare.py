@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+import lmdb
+import yaml
 from tqdm import tqdm
 
 from iter_data.images import UnreadableImage, decode_image, list_images, read_image, to_image, write_png
@@ -32,8 +34,6 @@ def make_lmdb(folder: str, output: str) -> list[str]:
     Dots, spaces and non-ASCII characters of a key are percent-encoded, because BasicSR cuts keys at the first dot and
     encodes them as ASCII. Values are the files as they are: nothing is decoded and encoded again.
     """
-    import lmdb
-
     if not output.endswith(".lmdb"):
         raise PrepareError(f"output {output!r} must end in .lmdb: BasicSR recognises it by that")
     names = {}
@@ -105,7 +105,6 @@ def make_subimages(folder: str, output: str, *, size: int = 480, step: int = 240
     if not 1 <= step <= size:
         raise PrepareError(f"step={step} must be at least 1 and at most size={size}: pixels between would be lost")
     _refuse_existing(output)
-
     stems = {path: stem for stem, path in _by_stem(folder).items()}
 
     def cut(path: str) -> int:
@@ -156,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         skipped = arguments.run(arguments)
-    except (PrepareError, ValueError, OSError) as error:
+    except (PrepareError, ValueError, OSError, lmdb.Error) as error:
         print(f"prepare {arguments.command}: error: {error}", file=sys.stderr)
         return 2
     for line in skipped:
@@ -173,8 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, help: str, run: Callable[[argparse.Namespace], list[str]]) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help,
-                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+        command = commands.add_parser(name, help=help, description=help)
         command.set_defaults(run=run)
         return command
 
@@ -226,9 +224,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run_degrade(arguments: argparse.Namespace) -> list[str]:
     degradation = None
     if arguments.opt is not None:
-        import yaml
-
-        opt = yaml.safe_load(Path(arguments.opt).read_text(encoding="utf-8"))
+        try:
+            opt = yaml.safe_load(Path(arguments.opt).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise PrepareError(f"{arguments.opt} is not valid YAML: {error}") from error
         train = ((opt or {}).get("datasets") or {}).get("train")
         if not train:
             raise PrepareError(f"{arguments.opt} has no section datasets.train, whose degradation is to be used")
