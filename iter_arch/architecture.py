@@ -81,16 +81,17 @@ def infer_num_codes(state: Mapping[str, Tensor]) -> int:
 
 def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """Raise a ValueError that names the first differing keys and shapes, where there are any."""
-    problems = [f"{key} is missing" for key in expected if key not in found]
-    problems += [f"{key} is not part of the network" for key in found if key not in expected]
-    problems += [
+    missing = [f"{key} is missing" for key in expected if key not in found]
+    left_over = [f"{key} is not part of the network" for key in found if key not in expected]
+    reshaped = [
         f"{key} has shape {tuple(found[key].shape)}, the network {tuple(value.shape)}"
         for key, value in expected.items()
         if key in found and found[key].shape != value.shape
     ]
-    if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ValueError(shown)
+    shown = [problem for problems in (missing, left_over, reshaped) for problem in problems[:3]]
+    rest = len(missing) + len(left_over) + len(reshaped) - len(shown)
+    if shown:
+        raise ValueError("; ".join(shown) + (f"; and {rest} more" if rest else ""))
 
 
 class _Shapes:

@@ -254,19 +254,23 @@ def _from_released(state: Mapping[str, Tensor], source: str | Path) -> dict[str,
 
 
 def build(checkpoint: Checkpoint, source: str | Path) -> ITER:
-    """The ITER with these weights, in eval mode; a ValueError that names ``source`` where they are not a whole one's."""
+    """The ITER with these weights, in eval mode, or a ValueError that names ``source``."""
     state = checkpoint.state
-    if "lq_encoder.head.weight" in state and not any(key.startswith("vqgan.") for key in state):
+    parts = ("vqgan", "lq_encoder", "refiner", "evaluator")
+    missing = [part for part in parts if not any(key.startswith(f"{part}.") for key in state)]
+    if missing:
+        hint = (
+            f". If it is of the authors' release, put {RELEASED_VQGAN} beside it, or add that with `basicsr convert "
+            "--vqgan`; of a training take the whole, models/iter_latest.safetensors"
+        )
         raise ValueError(
-            f"{source} holds no VQGAN (vqgan.*). If it is of the authors' release, put {RELEASED_VQGAN} beside it, or add "
-            "that with `basicsr convert --vqgan`; of a training take the whole ITER, models/iter_latest.safetensors"
+            f"{source} is not a whole ITER: it holds no {', '.join(missing)}; its first keys are {_first_keys(state)}"
+            + (hint if missing == ["vqgan"] else "")
         )
     try:
         net = ITER(**(checkpoint.config or infer_config(state)))
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{source} is not an ITER of this version: {error}; its first keys are {_first_keys(state)}"
-        ) from None
+        raise ValueError(f"{source} is not an ITER of this version: {error}") from None
     load_strictly(net, state, source)
     return net.eval()
 

@@ -1,0 +1,326 @@
+"""Reading, writing and finding the authors' released checkpoints: what is exact, and what is refused."""
+
+import os
+import re
+
+import pytest
+import torch
+from basicsr.archs.rrdbnet_arch import RRDBNet
+from small_networks import RELEASED_FORM, photo, small_iter
+
+import iter_arch
+from iter_arch import SamplingConfig, checkpoint, load_pretrained, load_released, save_pretrained
+from iter_arch.released import DERIVED, from_released, is_released, released_sampling, to_released
+
+SWIN = "token_refine_net.token_crit_net.swin_layers.swin_blks.0.residual_group.blocks"
+
+
+def without(state, *prefixes):
+    return {key: value for key, value in state.items() if not key.startswith(prefixes)}
+
+
+def only_vqgan(theirs):
+    """What ITER_swinvqgan.pth holds."""
+    return {key.removeprefix("vqgan."): value for key, value in theirs.items() if key.startswith("vqgan.")}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return small_iter(**RELEASED_FORM)
+
+
+@pytest.fixture(scope="module")
+def theirs(net):
+    return to_released(net.state_dict())
+
+
+# The mapping
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+def test_both_ways_are_exact(scale):
+    ours = small_iter(scale, **RELEASED_FORM).state_dict()
+    theirs = to_released(ours)
+    assert same(from_released(theirs), ours)
+    assert same(to_released(from_released(theirs)), theirs)
+    vqgan = {key.removeprefix("vqgan."): value for key, value in ours.items() if key.startswith("vqgan.")}
+    assert same(to_released(vqgan), only_vqgan(theirs))
+    assert same(from_released(only_vqgan(theirs)), vqgan)
+    rest = without(ours, "vqgan.")
+    assert same(to_released(rest), without(theirs, "vqgan."))
+    assert same(from_released(without(theirs, "vqgan.")), rest)
+
+
+def test_dtypes_are_kept(theirs):
+    halves = {key: value.bfloat16() if value.is_floating_point() else value for key, value in theirs.items()}
+    assert {value.dtype for value in from_released(halves).values()} == {torch.bfloat16}
+
+
+def test_the_alias_and_derived_buffers_are_not_needed(theirs):
+    plain = {key: value for key, value in theirs.items() if not key.endswith(DERIVED) and "generator" not in key}
+    assert len(plain) < len(theirs)
+    assert same(from_released(plain), from_released(theirs))
+    nonsense = theirs | {key: torch.full((3,), 7.0) for key in theirs if key.endswith(DERIVED)}
+    assert same(from_released(nonsense), from_released(theirs))
+    assert same(from_released({k.replace("decoder", "generator"): v for k, v in plain.items()}), from_released(theirs))
+
+
+def test_the_alias_must_be_one(theirs):
+    key = "vqgan.generator.blocks.0.bias"
+    with pytest.raises(ValueError, match=f"{key} must equal vqgan.decoder.blocks.0.bias"):
+        from_released(theirs | {key: theirs[key] + 1})
+
+
+def test_what_is_rebuilt_for_the_authors_code(theirs):
+    for key, value in theirs.items():
+        if key.startswith("vqgan.generator."):
+            assert value is theirs[key.replace("generator", "decoder")] or key.endswith(DERIVED)
+    index = theirs[f"{SWIN}.0.attn.relative_position_index"]
+    assert index.shape == (64, 64) and index.dtype == torch.int64
+    # Liu et al. (2021), Sec. 3.2: the bias of query (i, j) and key (k, l) is entry (i - k + 7, j - l + 7) of 15 x 15.
+    for query, key in ((0, 0), (0, 63), (63, 0), (10, 37)):
+        rows, columns = query // 8 - key // 8 + 7, query % 8 - key % 8 + 7
+        assert index[query, key] == rows * 15 + columns
+    masks = {key: value for key, value in theirs.items() if key.startswith(SWIN) and key.endswith("attn_mask")}
+    assert list(masks) == [f"{SWIN}.1.attn_mask"]
+    mask = masks[f"{SWIN}.1.attn_mask"]
+    assert mask.shape == (16, 64, 64) and mask.dtype == torch.float32
+    assert not mask[0].any() and mask[3].any() and mask[12].any() and mask[15].any()
+    # The last window of the first row holds columns 28..31 of the grid and, rolled over, 0..3.
+    assert mask[3, 0, 3] == 0 and mask[3, 0, 4] == -100
+
+
+def test_one_key_missing_or_more_is_named(theirs):
+    weights = [key for key in theirs if not key.endswith(DERIVED) and "generator" not in key]
+    assert len(weights) > 300
+    plain = {key: theirs[key] for key in weights}
+    for key in weights[::11]:
+        with pytest.raises(ValueError, match=re.escape(key)):
+            from_released(without(plain, key))
+    for key in ("net.weight", "lq_encoder.model.9.weight", "vqgan.extra.weight", f"{SWIN}.7.norm1.weight"):
+        with pytest.raises(ValueError, match=re.escape(f"{key} is not part of the network")):
+            from_released(plain | {key: torch.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("token_refine_net.token_refine_net.combine.weight", (16, 33, 1, 1)),
+        ("token_refine_net.token_refine_net.combine.weight", (16, 32, 3, 3)),
+        ("token_refine_net.token_refine_net.combine.weight", (32,)),
+        ("token_refine_net.token_refine_net.code_emb.weight", (16, 32, 1, 1)),
+        ("token_refine_net.token_refine_net.code_emb.weight", ()),
+        ("vqgan.quantize.embedding.weight", (32, 8, 1)),
+        ("lq_encoder.model.0.weight", (0, 3, 3, 3)),
+        ("vqgan.decoder.blocks.0.bias", (5,)),
+    ],
+)
+def test_a_wrong_shape_is_named(theirs, key, shape):
+    state = without(theirs, "vqgan.generator.") | {key: torch.zeros(shape)}
+    with pytest.raises(ValueError, match=re.escape(key)):
+        from_released(state)
+
+
+def test_networks_of_another_form_cannot_become_released_ones():
+    for form, message in (
+        ({}, "vqgan is not of the released form"),
+        ({"residual_groups": True}, "vqgan is not of the released form"),
+        (RELEASED_FORM | {"window": 6}, "window=6"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_released(small_iter(**form).state_dict())
+    config = small_iter(**RELEASED_FORM).config
+    config["lq_encoder"]["res_blocks"] = 3
+    with pytest.raises(ValueError, match="res_blocks=3"):
+        to_released(iter_arch.ITER(**config).state_dict())
+
+
+def test_is_released(theirs, net):
+    assert is_released(theirs) and is_released(only_vqgan(theirs)) and is_released(without(theirs, "vqgan."))
+    assert not is_released(net.state_dict()) and not is_released(net.vqgan.state_dict())
+    assert not is_released(RRDBNet(3, 3).state_dict())
+
+
+def test_the_sampling_follows_the_form(net):
+    assert released_sampling(net.config) == SamplingConfig.released() != SamplingConfig()
+    assert released_sampling(small_iter().config) == SamplingConfig()
+    assert released_sampling(net.config | {"refiner": {}}) == SamplingConfig()
+
+
+# Loading
+
+
+def equal_weights(a, b):
+    return same(a.state_dict(), b.state_dict())
+
+
+def test_load_released_takes_paths_and_mappings(net, theirs, tmp_path):
+    torch.save({"params": theirs}, tmp_path / "ITER_x4.pth")
+    for given in (tmp_path / "ITER_x4.pth", str(tmp_path / "ITER_x4.pth"), {"params": theirs}, theirs):
+        loaded = load_released(given)
+        assert equal_weights(loaded, net) and not loaded.training
+        assert loaded.scale == 4
+    assert equal_weights(load_pretrained(tmp_path / "ITER_x4.pth"), net)
+    lq = photo(1, 3, 9, 13)
+    assert torch.equal(loaded(lq), net(lq))
+
+
+def test_the_vqgan_may_be_in_a_file_of_its_own(net, theirs, tmp_path):
+    rest, vqgan = {"params": without(theirs, "vqgan.")}, {"params": only_vqgan(theirs)}
+    torch.save(rest, tmp_path / "ITER_x2.pth")
+    torch.save(vqgan, tmp_path / "vqgan.pth")
+    for given in (rest, tmp_path / "ITER_x2.pth"):
+        for beside in (vqgan, tmp_path / "vqgan.pth", theirs):
+            assert equal_weights(load_released(given, vqgan_checkpoint=beside), net)
+        with pytest.raises(ValueError, match="holds no vqgan;.*put ITER_swinvqgan.pth beside it"):
+            load_released(given)
+    with pytest.raises(ValueError, match="holds no vqgan;"):
+        load_pretrained(tmp_path / "ITER_x2.pth")
+    with pytest.raises(ValueError, match="vqgan_checkpoint holds no Swin-VQGAN"):
+        load_released(rest, rest)
+    (tmp_path / "vqgan.pth").rename(tmp_path / "ITER_swinvqgan.pth")
+    assert equal_weights(load_released(tmp_path / "ITER_x2.pth"), net)
+    assert equal_weights(load_pretrained(tmp_path / "ITER_x2.pth"), net)
+
+
+def test_a_vqgan_that_is_given_replaces_the_one_that_is_there(net, theirs):
+    other = small_iter(seed=1, **RELEASED_FORM)
+    loaded = load_released(theirs, only_vqgan(to_released(other.state_dict())))
+    assert equal_weights(loaded.vqgan, other.vqgan)
+    assert equal_weights(loaded.refiner, net.refiner)
+
+
+def test_load_released_refuses_what_is_left_over_or_missing(theirs):
+    key = "token_refine_net.token_refine_net.conv_out.2.bias"
+    with pytest.raises(ValueError, match=f"{key} is missing"):
+        load_released(without(theirs, key))
+    with pytest.raises(ValueError, match="discriminator.weight is not part"):
+        load_released(theirs | {"discriminator.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="holds no vqgan, lq_encoder, refiner, evaluator; its first keys are encoder"):
+        load_released(only_vqgan(theirs))
+
+
+class Code:
+    """A pickle that creates a file where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_files_of_another_kind_are_refused_and_nothing_is_executed(theirs, tmp_path):
+    def refused(message):
+        for load in (load_released, load_pretrained):
+            with pytest.raises(ValueError, match=message) as caught:
+                load(path)
+            assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+    path = tmp_path / "model.pth"
+    rrdb = RRDBNet(3, 3, num_feat=8, num_block=1, num_grow_ch=4).state_dict()
+    for key in ("params", "params_ema"):
+        torch.save({key: rrdb}, path)
+        refused("conv_first.weight, conv_first.bias")
+    torch.save({"params": theirs}, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused("damaged or holds more than weights")
+    path.write_bytes(b"")
+    refused("damaged or holds more than weights")
+    torch.save({"params": theirs | {"code": Code(str(tmp_path / "proof"))}}, path)
+    refused("damaged or holds more than weights")
+    assert os.listdir(tmp_path) == ["model.pth"]
+    for content in ([1, 2], {"params": {"epoch": 3}}, {"epoch": 3}, {}):
+        torch.save(content, path)
+        refused("holds no state dict")
+    with pytest.raises(ValueError, match="has no state dict 'params_ema'"):
+        torch.save({"params": theirs}, path)
+        checkpoint.read_checkpoint(path, "params_ema")
+
+
+def test_our_files_say_their_architecture_and_a_foreign_one_is_refused(net, tmp_path):
+    path = tmp_path / "ours.safetensors"
+    save_pretrained(net, path)
+    assert equal_weights(load_pretrained(path), net)
+    assert os.listdir(tmp_path) == ["ours.safetensors"] and path.stat().st_mode & 0o077
+    with pytest.raises(ValueError, match="is not a released checkpoint.*first keys are evaluator.embedding.weight"):
+        load_released(path)
+    plain = checkpoint.Checkpoint(net.state_dict(), None)
+    checkpoint.write_safetensors(plain, path)
+    assert load_pretrained(path).config["refiner"]["gate"] and equal_weights(load_pretrained(path), net)
+    for config, message in (
+        (net.config | {"heads": 8}, "heads"),
+        (net.config | {"refiner": {"deepth": 3}}, "deepth"),
+        (net.config | {"scale": 3}, "scale=3"),
+        ([1], "ours.safetensors"),
+        (net.config | {"scale": 2}, "lq_encoder.stem.*is missing"),
+    ):
+        checkpoint.write_safetensors(plain._replace(config=config), path)
+        with pytest.raises(ValueError, match=message):
+            load_pretrained(path)
+
+
+def test_a_failed_write_leaves_the_older_file(net, tmp_path, monkeypatch):
+    path = tmp_path / "ours.safetensors"
+    path.write_bytes(b"older")
+
+    def no_space(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        save_pretrained(net, path)
+    assert os.listdir(tmp_path) == ["ours.safetensors"] and path.read_bytes() == b"older"
+
+
+# Finding and downloading
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """The release page: a folder; the current folder is another."""
+    site, here = tmp_path / "site", tmp_path / "here"
+    site.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(checkpoint, "RELEASE_URL", site.as_uri())
+    return site
+
+
+def test_released_names_are_downloaded_once(net, theirs, site):
+    torch.save({"params": theirs}, site / "ITER_x4.pth")
+    assert equal_weights(load_pretrained("released_x4"), net)
+    assert os.listdir("experiments/pretrained_models") == ["ITER_x4.pth"]
+    (site / "ITER_x4.pth").unlink()
+    assert equal_weights(load_released("released_x4"), net)
+
+
+def test_the_vqgan_is_downloaded_where_it_is_needed(theirs, site):
+    net = small_iter(2, **RELEASED_FORM)
+    torch.save({"params": without(to_released(net.state_dict()), "vqgan.")}, site / "ITER_x2.pth")
+    torch.save({"params": only_vqgan(to_released(net.state_dict()))}, site / "ITER_swinvqgan.pth")
+    assert equal_weights(load_pretrained("released_x2"), net)
+    assert sorted(os.listdir("experiments/pretrained_models")) == ["ITER_swinvqgan.pth", "ITER_x2.pth"]
+
+
+def test_without_network_the_message_says_what_to_put_where(site, monkeypatch):
+    for url in (site.as_uri(), "http://localhost:9/nothing"):
+        monkeypatch.setattr(checkpoint, "RELEASE_URL", url)
+        with pytest.raises(FileNotFoundError) as caught:
+            load_pretrained("released_x4")
+        path = os.path.join(os.getcwd(), "experiments/pretrained_models/ITER_x4.pth")
+        assert f"get {url}/ITER_x4.pth and put it at {path}" in str(caught.value)
+        assert os.listdir("experiments/pretrained_models") == []
+
+
+def test_the_release_page():
+    assert checkpoint.RELEASE_URL == "https://github.com/chaofengc/ITER/releases/download/v0.1.0"
+
+
+def test_unknown_names_are_told_the_known_ones():
+    with pytest.raises(FileNotFoundError, match="released_x4, released_x2"):
+        load_pretrained("released_x3")
