@@ -42,9 +42,13 @@ class TrainingMixin(BaseModel):
         self.losses: dict[str, Tensor] = {}
 
     def add_optimizer(self, name: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Optimiser from the section train.<name>, known to BasicSR for schedulers and resuming."""
+        """Optimiser of torch.optim from the section train.<name>, known to BasicSR for schedulers and resuming."""
         options = dict(self.opt["train"][name])
-        optimizer = self.get_optimizer(options.pop("type"), [p for p in parameters if p.requires_grad], **options)
+        kind = getattr(torch.optim, str(options.pop("type", None)), None)
+        if kind is None:
+            given = self.opt["train"][name].get("type")
+            raise ValueError(f"train.{name}.type={given!r} must be a class of torch.optim")
+        optimizer = kind([p for p in parameters if p.requires_grad], **options)
         self.optimizers.append(optimizer)
         return optimizer
 

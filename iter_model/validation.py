@@ -2,21 +2,30 @@
 
 import math
 import os.path as osp
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from basicsr.metrics import calculate_metric
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from basicsr.utils.registry import METRIC_REGISTRY
+from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from iter_model.pyiqa_metric import build_metric
 
+BICUBIC = " of bicubic"
+
 
 class ValidationMixin(BaseModel):
-    """BasicSR's validation in the form that both stages use; the model provides `feed_data`, `test`, `output`, `gt`."""
+    """BasicSR's validation in the form that both stages use; the model provides `feed_data`, `test`, `output`, `gt`.
+
+    Options of the section val besides BasicSR's: bicubic (measure bicubic upsampling of the LQ too, default false) and
+    tb_images (how many images go to TensorBoard, default 4).
+    """
 
     def build_metrics(self) -> None:
         """Build every metric now, so that one that cannot be had ends the run in its first second."""
@@ -33,15 +42,17 @@ class ValidationMixin(BaseModel):
         shard = range(rank, len(dataset), world)
         loader = DataLoader(Subset(dataset, shard), batch_size=1, num_workers=dataloader.num_workers)
         metrics = self.opt["val"].get("metrics") or {}
+        with_bicubic = self.opt["val"].get("bicubic", False)
         results: dict[int, dict[str, float]] = {}
         for index, data in zip(shard, tqdm(loader, disable=rank != 0 or not self.opt["val"].get("pbar")), strict=True):
             self.feed_data(data)
             self.test()
             image = tensor2img([self.output])
-            images = {"img": image}
-            if self.gt is not None:
-                images["img2"] = tensor2img([self.gt])
-            results[index] = {metric: calculate_metric(images, options) for metric, options in metrics.items()}
+            results[index] = self._measure(image, metrics)
+            if with_bicubic:
+                bicubic = functional.interpolate(data["lq"], self.output.shape[-2:], mode="bicubic")
+                scores = self._measure(tensor2img([bicubic]), metrics)
+                results[index] |= {f"{metric}{BICUBIC}": score for metric, score in scores.items()}
             stem = osp.splitext(osp.basename(data["lq_path"][0]))[0]
             if save_img:
                 imwrite(image, self._image_path(name, stem, current_iter))
@@ -54,6 +65,11 @@ class ValidationMixin(BaseModel):
         if metrics:
             self._log_metrics([results[index] for index in range(len(dataset))], name, current_iter, tb_logger)
 
+    def _measure(self, image: np.ndarray, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """Metrics of image (H, W, 3) uint8 BGR against the GT of the last data, where there is one."""
+        images = {"img": image} if self.gt is None else {"img": image, "img2": tensor2img([self.gt])}
+        return {name: float(calculate_metric(images, options)) for name, options in metrics.items()}
+
     def draw(self, tb_logger: Any, tag: str, current_iter: int) -> None:
         """Add the pictures of the image validated last to TensorBoard; overridden where there is more to see."""
 
@@ -65,18 +81,20 @@ class ValidationMixin(BaseModel):
 
     def _log_metrics(self, results: list[dict[str, float]], dataset: str, current_iter: int, tb_logger: Any) -> None:
         self._initialize_best_metric_results(dataset)
-        self.metric_results = {}
-        lines = [f"Validation {dataset} ({len(results)} images)"]
+        means, lines = {}, [f"Validation {dataset} ({len(results)} images)"]
         for metric in results[0]:
-            values = [float(result[metric]) for result in results]
-            valid = [value for value in values if math.isfinite(value)]
-            mean = sum(valid) / len(valid) if valid else math.nan
-            self.metric_results[metric] = mean
-            if valid:
-                self._update_best_metric_result(dataset, metric, mean, current_iter)
-            best = self.best_metric_results[dataset][metric]
-            skipped = f", without {len(values) - len(valid)} images that have none" if len(valid) < len(values) else ""
-            lines.append(f"\t # {metric}: {mean:.4f}\tBest: {best['val']:.4f} @ {best['iter']} iter{skipped}")
+            valid = [result[metric] for result in results if math.isfinite(result[metric])]
+            means[metric] = sum(valid) / len(valid) if valid else math.nan
+            line = f"\t # {metric}: {means[metric]:.4f}"
+            if len(valid) < len(results):
+                line += f" (without {len(results) - len(valid)} images that have none)"
+            if self.opt["is_train"] and not metric.endswith(BICUBIC):
+                if valid:
+                    self._update_best_metric_result(dataset, metric, means[metric], current_iter)
+                best = self.best_metric_results[dataset][metric]
+                line += f"\tBest: {best['val']:.4f} @ {best['iter']} iter"
+            lines.append(line)
             if tb_logger:
-                tb_logger.add_scalar(f"metrics/{dataset}/{metric}", mean, current_iter)
+                tb_logger.add_scalar(f"metrics/{dataset}/{metric}", means[metric], current_iter)
+        self.metric_results = means
         get_root_logger().info("\n".join(lines) + "\n")

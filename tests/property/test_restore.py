@@ -37,7 +37,9 @@ def test_one_seed_one_picture_another_seed_another_picture(net, adaptive):
     assert not torch.equal(first.tokens, net.restore(lq, config=config, seed=4).tokens)
 
 
-@pytest.mark.parametrize("config", [SamplingConfig(), SamplingConfig(adaptive=False), SamplingConfig.released()], ids=str)
+@pytest.mark.parametrize(
+    "config", [SamplingConfig(), SamplingConfig(adaptive=False), SamplingConfig.released()], ids=str
+)
 @pytest.mark.parametrize("form", [{}, RELEASED_FORM], ids=["paper", "released"])
 def test_batch_of_1_equals_batch_of_8(form, config):
     net, lq, seeds = small_iter(**form), photo(8, 3, 16, 16), list(range(8))
