@@ -80,7 +80,7 @@ def read_checkpoint(name: str | Path, param_key: str | None = None) -> Checkpoin
     Args:
         name: as for `find_checkpoint`: a safetensors file, a .pth file of BasicSR, or a released checkpoint. A released
             one without VQGAN is completed by an ITER_swinvqgan.pth in its folder.
-        param_key: which state dict of a .pth file; by default 'params', else 'params_ema', else the file itself.
+        param_key: which state dict of a .pth file; by default 'params_ema', else 'params', else the file itself.
 
     Returns:
         Checkpoint, float32.
@@ -235,7 +235,7 @@ def _state_dict(content: Any, param_key: str | None, source: str | Path) -> dict
     if not isinstance(content, Mapping):
         raise ValueError(f"{source} holds no state dict but a {type(content).__name__}")
     state = content
-    for key in [param_key] if param_key else ["params", "params_ema"]:
+    for key in [param_key] if param_key else ["params_ema", "params"]:
         if isinstance(content.get(key), Mapping):
             state = content[key]
             break

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
-from iter_arch.checkpoint import read_checkpoint, save_pretrained
+from iter_arch.checkpoint import load_strictly, read_checkpoint, save_pretrained
 from iter_arch.color import match_color
 from iter_arch.iter_arch import ITER
 from iter_arch.sampling import SamplingConfig, draw_tokens
@@ -68,8 +69,9 @@ class ITERModel(ValidationMixin, TrainingMixin):
     """Trains E_l, phi_r and phi_e in the token space of a frozen Swin-VQGAN; validates the whole of ITER.
 
     Options besides those of `TrainingMixin`: network_g of type ITER; path.pretrain_network_vqgan (a stage-I checkpoint,
-    needed in training unless pretrain_network_g has a VQGAN) and path.param_key_vqgan; path.pretrain_network_g (a whole
-    ITER, or a checkpoint of this model); train.mask_schedule (gamma of Algorithm 1, default cosine),
+    or a whole ITER; needed in training unless pretrain_network_g has a VQGAN, and even then to resume) and
+    path.param_key_vqgan (default params_ema, else params); path.pretrain_network_g (a whole ITER, of the authors'
+    release too, or a checkpoint of this model); train.mask_schedule (gamma of Algorithm 1, default cosine),
     train.dist_opt, train.refiner_opt, train.evaluator_opt (losses); val.sampling (see `SamplingConfig`), val.seed,
     val.tile, val.color_correction (default true in tests, false in training).
     """
@@ -102,10 +104,17 @@ class ITERModel(ValidationMixin, TrainingMixin):
             checkpoint = read_checkpoint(source, key)
             if any(name.startswith("vqgan.") for name in checkpoint.state):
                 self.load_into(self.iter, source, key)
+            elif not vqgan:
+                raise ValueError(
+                    f"path.pretrain_network_g={str(source)!r} holds no VQGAN; name one in path.pretrain_network_vqgan"
+                )
             else:
                 self.load_into(TrainedNetworks(self.iter), source, key)
         if vqgan:
-            self.load_into(self.iter.vqgan, vqgan, path.get("param_key_vqgan") or "params_ema")
+            state = read_checkpoint(vqgan, path.get("param_key_vqgan")).state
+            part = {key.removeprefix("vqgan."): value for key, value in state.items() if key.startswith("vqgan.")}
+            load_strictly(self.iter.vqgan, part or state, vqgan)
+            get_root_logger().info(f"Loaded SwinVQGAN from {vqgan}")
 
     def init_training_settings(self) -> None:
         options = self.opt["train"]
@@ -114,11 +123,11 @@ class ITERModel(ValidationMixin, TrainingMixin):
                 "path.pretrain_network_vqgan is missing: stages II and III need a Swin-VQGAN; train one with "
                 "`basicsr train -opt options/train_swin_vqgan.yml` and name its checkpoint here"
             )
+        self.net_g = self.model_to_device(self.net_g)
         if self.ema_decay:
-            # Copied before DDP wraps the networks; the frozen VQGAN is shared.
+            # After DDP gave every rank the weights of rank 0; the frozen VQGAN is shared.
             self.iter_ema = copy.deepcopy(self.iter, {id(self.iter.vqgan): self.iter.vqgan}).requires_grad_(False)
             self.net_g_ema = TrainedNetworks(self.iter_ema)
-        self.net_g = self.model_to_device(self.net_g)
         self.net_g.train()
         self.criteria = {
             name: build_loss(options[f"{name}_opt"]).to(self.device) for name in ("dist", "refiner", "evaluator")
