@@ -1,20 +1,13 @@
 """`basicsr train` and `basicsr test` as a user types them: BasicSR's own model, network and dataset on small images."""
 
 import copy
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
-
-BASICSR = Path(sys.executable).with_name("basicsr")
-TORCHRUN = Path(sys.executable).with_name("torchrun")
+from commands import BASICSR, call, torchrun
 
 PAIRS = {"type": "PairedImageDataset", "dataroot_gt": "gt", "dataroot_lq": "lq"}
 OPTIONS = {
@@ -62,13 +55,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-def call(folder, *words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    words = [str(word) for word in words]
-    result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    return result.returncode, result.stdout + result.stderr
-
-
 @pytest.fixture(scope="module")
 def trained(folder):
     """The folder after a training of 2 iterations and its resumption up to 4."""
@@ -109,11 +95,7 @@ def test_testing_restores_and_measures(trained):
 
 
 def test_two_processes_train_and_resume_under_torchrun(folder):
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    command = [TORCHRUN, "--nproc_per_node=2", f"--master_port={port}", "--no-python", BASICSR, "train"]
-    command += ["-opt", "train.yml", "--launcher", "pytorch", "--force_yml", "name=two"]
+    command = [*torchrun(2), "train", "-opt", "train.yml", "--launcher", "pytorch", "--force_yml", "name=two"]
     code, output = call(folder, *command)
     assert code == 0, output
     assert "Validation pairs" in output
