@@ -19,6 +19,7 @@ from iter_arch.released import from_released, to_released
 from iter_model import upscale
 
 ROOT = Path(__file__).parents[2]
+PHOTOS = {"name": "photos", "type": "SingleImageDataset", "dataroot_lq": "photos", "io_backend": {"type": "disk"}}
 
 
 @pytest.fixture
@@ -39,12 +40,12 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def basicsr(*words):
+def basicsr(*words, status=0):
     """Run the command as a process in the current folder; what it printed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "iter_model.cli", *map(str, words)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.returncode == status, process.stdout + process.stderr
     return process.stdout + process.stderr
 
 
@@ -95,13 +96,20 @@ def test_upscale_samples_as_their_authors_unless_told_otherwise(here, monkeypatc
 
 
 def test_the_test_options_run(here):
-    photos = {"name": "photos", "type": "SingleImageDataset", "dataroot_lq": "photos", "io_backend": {"type": "disk"}}
-    opt = write_options("test_released_x4.yml", datasets={"test": photos})
+    opt = write_options("test_released_x4.yml", datasets={"test": PHOTOS})
     opt["val"]["metrics"] = {"niqe": opt["val"]["metrics"]["niqe"]}
     Path("test_released_x4.yml").write_text(yaml.safe_dump(opt))
     basicsr("test", "-opt", "test_released_x4.yml")
     (image,) = Path("results/test_released_x4/visualization/photos").glob("*.png")
     assert cv2.imread(str(image)).shape == (80, 96, 3)
+
+
+def test_a_checkpoint_without_vqgan_never_meets_a_random_one(here):
+    write_options("test_released_x4.yml", datasets={"test": PHOTOS})
+    Path("experiments/pretrained_models/ITER_swinvqgan.pth").unlink()
+    released = "path:pretrain_network_g=experiments/pretrained_models/ITER_x4.pth"
+    out = basicsr("test", "-opt", "test_released_x4.yml", "--force_yml", released, status=2)
+    assert "holds no VQGAN; name one in path.pretrain_network_vqgan" in out
 
 
 @pytest.mark.parametrize(("scale", "iterations"), [(4, [1, 2]), (2, [1])])
