@@ -60,6 +60,15 @@ __all__ = ["atomic_save", "init_dist", "parse_options", "read_checkpoint", "run_
 # ------------------------------------------------------------------------------------------- registries and files
 
 
+def _register(self: Registry, name: str, obj, suffix: str | None = None) -> None:
+    """BasicSR refuses a module that is imported a second time; here only the name of another class is refused."""
+    name = f"{name}_{suffix}" if isinstance(suffix, str) else name
+    known = self._obj_map.get(name)
+    if known is not None and (known.__module__, known.__qualname__) != (obj.__module__, obj.__qualname__):
+        raise AssertionError(f"{name} of {known.__module__} is in the {self._name!r} registry already")
+    self._obj_map[name] = obj
+
+
 def _quiet_get(self: Registry, name: str, suffix: str = "basicsr"):
     """BasicSR's prints 'Name X is not found, use name: X_basicsr!' even where that is the intended object."""
     for key in (name, f"{name}_{suffix}"):
@@ -604,6 +613,7 @@ def _wrap(owner, name: str, wrapper, only_here: bool = False) -> None:
 
 def _apply() -> None:
     _put(Registry, "get", _quiet_get)
+    _put(Registry, "_do_register", _register)
     _wrap(misc, "scandir", _sorted_scandir)
     _put(dist_util, "init_dist", init_dist)
     _put(options, "parse_options", parse_options)

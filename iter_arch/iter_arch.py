@@ -8,7 +8,6 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from iter_arch.lq_encoder_arch import LQEncoder
-from iter_arch.registration import register
 from iter_arch.sampling import OnStep, SamplingConfig, make_generators, sample
 from iter_arch.swin_vqgan_arch import SwinVQGAN
 from iter_arch.tiling import blend_tiles, make_tiles, pad_to_multiple
@@ -23,7 +22,7 @@ class Restored(NamedTuple):
     start_step: Tensor
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 class ITER(nn.Module):
     """SwinVQGAN, LQEncoder, TokenRefiner and TokenEvaluator; the defaults are the paper's.
 

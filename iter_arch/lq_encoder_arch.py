@@ -7,11 +7,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from iter_arch.layers import ResBlock
-from iter_arch.registration import register
 from iter_arch.swin import SwinStage
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 class LQEncoder(nn.Module):
     """lq (b, 3, H/s, W/s) RGB in [0, 1] -> logits (b, N, h, w) over the codes, h, w = H/8, W/8.
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from iter_arch.layers import Downsample, ResBlock, Upsample, group_norm
 from iter_arch.quantizer import VectorQuantizer
-from iter_arch.registration import register
 from iter_arch.swin import SwinStage
 
 
@@ -30,7 +29,7 @@ class Reconstructed(NamedTuple):
     latent: Tensor
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 class SwinVQGAN(nn.Module):
     """VQGAN with Swin blocks in the place of non-local attention; factor 8 between pixels and tokens for four levels.
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iter_arch.layers import group_norm
-from iter_arch.registration import register
 from iter_arch.swin import SwinStage
 
 
@@ -56,7 +55,7 @@ class TokenNetwork(nn.Module):
         return self.head(F.silu(self.norm(self.swin(x, context.biases))))
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 class TokenRefiner(TokenNetwork):
     """phi_r: logits (b, N, h, w) of S_h given the tokens kept so far and S_l (Eq. 4).
 
@@ -87,7 +86,7 @@ class TokenRefiner(TokenNetwork):
         return self.logits(S_t, m_t, self.context(S_l, m_l))
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 class TokenEvaluator(TokenNetwork):
     """phi_e: logits (b, 2, h, w) of 'bad' and 'good' for every token of S_t given S_l (Eq. 9).
 

@@ -53,6 +53,7 @@ _META_LINE = re.compile(r"^(?P<name>.+?)(?:\s+\((?P<h>\d+),\s*(?P<w>\d+)(?:,\s*\
 _MAX_REPLACEMENTS = 100
 
 
+@DATASET_REGISTRY.register()
 class SecondOrderDegradationDataset(Dataset):
     """Data set of single GT images for training on synthetic degradations; BasicSR's option names.
 
@@ -357,8 +358,3 @@ def _read_meta_info(path: str, section: str) -> list[tuple[str, tuple[int, int] 
     if not matches:
         raise ValueError(f"{section}.meta_info={path!r} names no image")
     return [(match["name"], (int(match["h"]), int(match["w"])) if match["h"] else None) for match in matches]
-
-
-if "SecondOrderDegradationDataset" not in DATASET_REGISTRY:
-    # BasicSR's registry refuses a second import of the same module under another name
-    DATASET_REGISTRY.register(SecondOrderDegradationDataset)

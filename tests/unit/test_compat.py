@@ -91,6 +91,24 @@ def test_functional_tensor_is_there():
     assert torch.equal(stand_in(image), rgb_to_grayscale(image))
 
 
+def test_a_second_import_replaces_its_own_classes_and_nobody_elses():
+    import importlib
+
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    import iter_arch.lq_encoder_arch as module
+
+    before = ARCH_REGISTRY.get("LQEncoder")
+    try:
+        assert importlib.reload(module).LQEncoder is not before
+        assert ARCH_REGISTRY.get("LQEncoder") is module.LQEncoder
+        with pytest.raises(AssertionError, match="LQEncoder of iter_arch.lq_encoder_arch is in"):
+            ARCH_REGISTRY.register(type("LQEncoder", (), {}))
+    finally:
+        module.LQEncoder = before
+        ARCH_REGISTRY._obj_map["LQEncoder"] = before
+
+
 def test_a_suffixed_registration_is_found_in_silence(capsys):
     registry = Registry("thing")
     registry.register(SimpleNamespace, suffix="basicsr")
