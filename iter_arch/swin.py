@@ -4,6 +4,7 @@ Swin Transformer, arXiv:2103.14030; residual groups: SwinIR, arXiv:2108.10257)."
 from functools import lru_cache
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,16 +31,13 @@ def shift_mask(height: int, width: int, window: int, shift: int, device: torch.d
 
 def partition(x: Tensor, window: int) -> Tensor:
     """(b, h, w, c) -> (b * windows, window^2, c)."""
-    b, h, w, c = x.shape
-    x = x.view(b, h // window, window, w // window, window, c)
-    return x.transpose(2, 3).reshape(-1, window * window, c)
+    return rearrange(x, "b (h i) (w j) c -> (b h w) (i j) c", i=window, j=window)
 
 
 def merge(windows: Tensor, shape: torch.Size, window: int) -> Tensor:
     """Inverse of `partition`; ``shape`` is that of the result, (b, h, w, c)."""
-    b, h, w, c = shape
-    x = windows.view(b, h // window, w // window, window, window, c)
-    return x.transpose(2, 3).reshape(b, h, w, c)
+    h, w = shape[1] // window, shape[2] // window
+    return rearrange(windows, "(b h w) (i j) c -> b (h i) (w j) c", h=h, w=w, i=window)
 
 
 class WindowAttention(nn.Module):

@@ -1,0 +1,67 @@
+"""Draws how a photo is restored: LQ, S_l decoded, the steps with what is masked at each, the result.
+
+    python benchmarks/figure.py datasets/sample/lq/chelsea.png process.png [--model iter_tiny_x4] [--alpha 0.5]
+"""
+
+import argparse
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+import iter_arch
+
+
+def panels(net: iter_arch.ITER, lq: torch.Tensor, config: iter_arch.SamplingConfig) -> list[tuple[str, torch.Tensor]]:
+    """(title, picture (3, H, W) in [0, 1]) from LQ to result."""
+    steps = []
+    result = net.restore(lq, config=config, on_step=lambda *state: steps.append(state))
+    height, width = result.image.shape[-2:]
+
+    def decode(tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        image = net.vqgan.decode(tokens)
+        if mask is not None:
+            kept = F.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
+            image = image * (0.2 + 0.8 * kept)
+        return image[0, :, :height, :width]
+
+    before = net.restore(lq, config=iter_arch.SamplingConfig(steps=1, alpha=0.0))
+    pictures = [
+        ("LQ", F.interpolate(lq, (height, width), mode="bicubic")[0].clamp(0, 1)),
+        ("before refinement", before.image[0]),
+    ]
+    pictures += [(f"t = {t}", decode(tokens, mask)) for t, tokens, mask in steps[:-1]]
+    return [*pictures, ("result", iter_arch.color.match_color(result.image, lq)[0])]
+
+
+def write(pictures: list[tuple[str, torch.Tensor]], path: str, columns: int) -> None:
+    """A grid with a title over every picture."""
+    cells = []
+    for title, picture in pictures:
+        image = (picture.permute(1, 2, 0).numpy()[..., ::-1] * 255).round().astype(np.uint8)
+        head = np.full((28, image.shape[1], 3), 255, np.uint8)
+        cv2.putText(head, title, (4, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
+        cells.append(np.concatenate([head, image]))
+    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+    rows = [np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)]
+    cv2.imwrite(path, np.concatenate(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo")
+    parser.add_argument("output")
+    parser.add_argument("--model", default="iter_tiny_x4")
+    parser.add_argument("--alpha", type=float, default=0.5)
+    parser.add_argument("--columns", type=int, default=4)
+    args = parser.parse_args()
+    net = iter_arch.load_pretrained(args.model)
+    image = cv2.imread(args.photo)[..., ::-1]
+    lq = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255
+    with torch.no_grad():
+        write(panels(net, lq, iter_arch.SamplingConfig(alpha=args.alpha)), args.output, args.columns)
+
+
+if __name__ == "__main__":
+    main()
