@@ -24,10 +24,7 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def infer_scale(state: Mapping[str, Tensor]) -> int:
     """s: the LQ encoder has log2(8 / s) stride-2 convs."""
-    stages = _stages(_Shapes(state, "lq_encoder."))
-    if stages > 3:
-        raise ValueError(f"lq_encoder.stem has {stages} stride-2 convs; a token is 8x8 pixels, so there are at most 3")
-    return 8 >> stages
+    return 8 >> _stages(_Shapes(state, "lq_encoder."))
 
 
 def infer_vqgan(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -54,7 +51,7 @@ def infer_vqgan(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "base_channels": base_channels,
         "multipliers": multipliers,
-        "res_blocks": sum(block < ends[0] for block in blocks) - (len(ends) == 1),
+        "res_blocks": sum(block < ends[0] for block in blocks),
         "codebook_size": codebook_size,
         "code_dim": code_dim,
         "swin_dim": swin.pop("dim"),

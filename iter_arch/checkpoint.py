@@ -64,13 +64,12 @@ def fetch_released(file_name: str) -> Path:
     from basicsr.utils.download_util import load_file_from_url
 
     path, url = DOWNLOADS / file_name, f"{RELEASE_URL}/{file_name}"
-    if not path.is_file():
-        try:
-            load_file_from_url(url, model_dir=str(DOWNLOADS))
-        except (OSError, HTTPException) as error:
-            raise FileNotFoundError(
-                f"{path} is missing and cannot be downloaded ({error}); get {url} and put it at {path.absolute()}"
-            ) from None
+    try:
+        load_file_from_url(url, model_dir=str(DOWNLOADS))
+    except (OSError, HTTPException) as error:
+        raise FileNotFoundError(
+            f"{path} is missing and cannot be downloaded ({error}); get {url} and put it at {path.absolute()}"
+        ) from None
     return path
 
 

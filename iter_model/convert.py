@@ -6,8 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 import basicsr_compat
-from iter_arch.architecture import infer_config
+from iter_arch import ITER
+from iter_arch.architecture import check_fits, infer_config
 from iter_arch.checkpoint import Checkpoint, add_vqgan, find_checkpoint, read_file, write_safetensors
 from iter_arch.released import from_released, is_released, to_released
 
@@ -78,16 +81,21 @@ def convert(source: str | Path, target: Path, vqgan: str | Path | None = None) -
         raise ValueError(f"OUT {target} is IN itself; name another file")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"OUT {target}: there is no folder {target.parent}")
+    config = None
     try:
         state = from_released(state) if theirs else state
         if vqgan is not None:
+            if "lq_encoder.head.weight" not in state:
+                raise ValueError("it holds nothing but a VQGAN, and --vqgan names another")
             state = add_vqgan(state, vqgan)
-        released = to_released(state)
+        if not theirs:
+            basicsr_compat.atomic_save({"params": to_released(state)}, target)
+        else:
+            if {"vqgan.encoder.0.weight", "lq_encoder.head.weight"} <= state.keys():
+                config = infer_config(state)
+                with torch.device("meta"):
+                    check_fits(ITER(**config).state_dict(), state)
+            write_safetensors(Checkpoint(state, config), target)
     except ValueError as error:
         raise ValueError(f"{path} cannot be converted: {error}") from None
-    if not theirs:
-        basicsr_compat.atomic_save({"params": released}, target)
-    else:
-        is_whole = {"vqgan.encoder.0.weight", "lq_encoder.head.weight"} <= state.keys()
-        write_safetensors(Checkpoint(state, infer_config(state) if is_whole else None), target)
     return f"converted {path} ({'released' if theirs else 'ours'}, {len(state)} weights) to {target}"

@@ -1,5 +1,6 @@
 """`basicsr convert`: what it writes, and what it refuses."""
 
+import json
 import os
 
 import pytest
@@ -50,6 +51,8 @@ def test_there_and_back(net, theirs, capsys):
         f"converted ours.safetensors (ours, {count} weights) to back.pth",
     ]
     assert same(load_file("ours.safetensors"), dict(net.state_dict()))
+    with safe_open("ours.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["iter_config"])["refiner"]["groups"] == 2
     assert same(torch.load("back.pth", weights_only=True)["params"], theirs)
     assert sorted(os.listdir()) == ["ITER_x2.pth", "back.pth", "ours.safetensors"]
     assert same(load_pretrained("ours.safetensors").state_dict(), net.state_dict())
@@ -78,6 +81,19 @@ def test_parts(net, theirs):
     for part in ("ITER_swinvqgan.pth", "vqgan.safetensors", "ITER_x2.pth"):
         assert main(["convert", "rest.pth", "whole.safetensors", "--vqgan", part]) == 0
         assert same(load_pretrained("whole.safetensors").state_dict(), net.state_dict())
+
+
+def test_a_vqgan_that_does_not_fit_is_refused(theirs, capsys):
+    vqgan = {key.removeprefix("vqgan."): value for key, value in theirs.items() if key.startswith("vqgan.")}
+    torch.save({"params": vqgan}, "ITER_swinvqgan.pth")
+    message = refused(capsys, "ITER_swinvqgan.pth", "out.safetensors", "--vqgan", "ITER_x2.pth")
+    assert "holds nothing but a VQGAN" in message
+    torch.save({"params": vqgan | {"quantize.embedding.weight": torch.zeros(31, 8)}}, "ITER_swinvqgan.pth")
+    message = refused(capsys, "ITER_x2.pth", "out.safetensors", "--vqgan", "ITER_swinvqgan.pth")
+    assert "lq_encoder.head.weight has shape (32, 16, 1, 1), the network (31, 16, 1, 1)" in message
+    torch.save({"params": {key: value for key, value in theirs.items() if not key.startswith("vqgan.")}}, "less.pth")
+    message = refused(capsys, "ITER_x2.pth", "out.safetensors", "--vqgan", "less.pth")
+    assert "less.pth holds no Swin-VQGAN" in message
 
 
 def test_what_cannot_be_converted_is_refused(net, theirs, capsys):
