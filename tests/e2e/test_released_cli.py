@@ -76,6 +76,7 @@ def test_upscale_takes_them_by_name_and_by_path(here):
         ([], {}),
         (["--alpha", "0.2", "--reevaluate"], {"alpha": 0.2, "reevaluate": True}),
         (["--steps", "3"], {"steps": 3}),
+        (["--no-redraw-kept", "--alpha", "0"], {"redraw_kept": False, "alpha": 0.0}),
     ],
 )
 def test_upscale_samples_as_their_authors_unless_told_otherwise(here, monkeypatch, flags, changes):
@@ -93,6 +94,16 @@ def test_upscale_samples_as_their_authors_unless_told_otherwise(here, monkeypatc
         assert upscale.run(parser.parse_args(["-i", "photos", "-o", "out", "--model", model, *flags])) == 0
     released = {"steps": 8, "alpha": 0.7, "schedule": "linear", "reevaluate": False, "redraw_kept": True} | changes
     assert configs == [SamplingConfig(**released), SamplingConfig(**changes)]
+
+
+def test_a_wrong_option_is_named_before_anything_is_downloaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    upscale.add_arguments(parser)
+    arguments = parser.parse_args(["-i", "a.png", "-o", "out", "--model", "released_x4", "--alpha", "2"])
+    assert upscale.run(arguments) == 2
+    assert "--alpha=2.0 must be in [0, 1]" in capsys.readouterr().err
+    assert os.listdir() == []
 
 
 def test_the_test_options_run(here):
