@@ -1,6 +1,7 @@
 """Stages II and III: distortion removal, token refinement and evaluation (ITER, arXiv:2312.05616, Algorithm 1)."""
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_options import nearest
 from iter_arch.checkpoint import load_strictly, read_checkpoint, save_pretrained
 from iter_arch.color import match_color
 from iter_arch.iter_arch import ITER
@@ -64,6 +66,15 @@ class TrainedNetworks(nn.Module):
         return Predictions(lq_logits, refiner_logits, self.evaluator.logits(S_r, evaluator), evaluator_logits, S_l, S_r)
 
 
+def read_sampling(section: Mapping[str, Any]) -> SamplingConfig:
+    """The yml's section val.sampling; ValueError for an unknown key or an impossible value."""
+    known = [field.name for field in dataclasses.fields(SamplingConfig)]
+    for key in section:
+        if key not in known:
+            raise ValueError(f"val.sampling.{key} is not an option{nearest(key, known)}; known: {', '.join(known)}")
+    return SamplingConfig(**section)
+
+
 @MODEL_REGISTRY.register()
 class ITERModel(ValidationMixin, TrainingMixin):
     """Trains E_l, phi_r and phi_e in the token space of a frozen Swin-VQGAN; validates the whole of ITER.
@@ -82,7 +93,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
         val = opt.get("val") or {}
-        self.sampling = SamplingConfig(**(val.get("sampling") or {}))
+        self.sampling = read_sampling(val.get("sampling") or {})
         self.setup_switches()
         self.build_metrics()
         self.iter = build_network(opt["network_g"])
@@ -224,12 +235,14 @@ class ITERModel(ValidationMixin, TrainingMixin):
             self.get_bare_model(self.net_g).train()
 
     def draw(self, tb_logger: Any, tag: str, current_iter: int) -> None:
-        """lq, every step with its mask (masked positions darkened), result and gt side by side."""
+        """lq, S_l decoded, every step (what is masked there is dark), result and gt side by side."""
         height, width = self.output.shape[-2:]
         vqgan = self.iter.vqgan
         columns = [nn.functional.interpolate(self.lq, (height, width), mode="nearest")]
         with torch.no_grad():
-            for _, tokens, mask in self.steps:
+            # Sampling starts from S_l, whatever of it is masked.
+            columns.append(vqgan.decode(self.steps[0][1])[..., :height, :width])
+            for _, tokens, mask in self.steps[:-1]:
                 image = vqgan.decode(tokens)
                 kept = nn.functional.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
                 columns.append((image * (0.25 + 0.75 * kept))[..., :height, :width])

@@ -91,7 +91,7 @@ def test_steps_are_drawn_for_tensorboard(folder, trained):
     events = EventAccumulator(str(folder / "tb_logger/train_iter_tiny")).Reload()
     assert sorted(events.Tags()["images"]) == ["kodak24/0", "kodak24/1", "kodak24/2"]
     picture = events.Images("kodak24/0")[0]
-    # lq, two to nine states, result and gt side by side.
+    # lq, S_l, one to eight steps, result and gt side by side.
     assert picture.height == 120 and 5 * 136 <= picture.width <= 12 * 136
 
 

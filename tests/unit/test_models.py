@@ -9,6 +9,7 @@ from small_networks import VQGAN, config, photo, small_iter
 
 import iter_model  # noqa: F401
 from iter_arch import load_pretrained, save_pretrained
+from iter_model.iter_model import read_sampling
 
 
 def options(tmp_path, **train) -> dict:
@@ -306,3 +307,18 @@ def test_a_vqgan_of_another_architecture_is_refused_by_its_keys(tmp_path):
     )
     with pytest.raises(ValueError, match="encoder.0.weight is missing"):
         iter_model_of(tmp_path, vqgan=tmp_path / "v.pth")
+
+
+def test_sampling_options_are_checked_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"val.sampling.step is not an option \(did you mean 'steps'\?\)"):
+        read_sampling({"step": 3})
+    with pytest.raises(ValueError, match="val.sampling.alpha=2 must be in"):
+        read_sampling({"alpha": 2})
+
+
+@pytest.mark.slow
+def test_compiled_networks_learn_and_keep_their_names(tmp_path):
+    model = iter_model_of(tmp_path, compile=True)
+    names = set(model.net_g.state_dict())
+    log = train(model, 5, PAIRS)
+    assert log[-1]["l_dist"] < log[0]["l_dist"] and set(model.net_g.state_dict()) == names
