@@ -1,0 +1,55 @@
+"""The weights that come with the package: they are small, and `basicsr test` restores the sample photos with them."""
+
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+from commands import BASICSR, call
+
+import iter_arch
+from iter_arch.checkpoint import WEIGHTS
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_shipped_weights_are_small_and_complete():
+    assert "iter_tiny_x4" in iter_arch.shipped()
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 20e6
+    net = iter_arch.load_pretrained("iter_tiny_x4")
+    assert net.scale == 4 and not net.training and (WEIGHTS / "README.md").is_file()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A folder in which `basicsr test -opt options/test_iter.yml` ran, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(REPOSITORY / "datasets/sample", folder / "datasets/sample")
+    shutil.copytree(REPOSITORY / "options", folder / "options")
+    code, output = call(folder, BASICSR, "test", "-opt", "options/test_iter.yml")
+    assert code == 0, output
+    return folder, output
+
+
+def test_every_sample_photo_is_restored_to_its_size(demo):
+    folder, _ = demo
+    for gt in sorted((folder / "datasets/sample/gt").iterdir()):
+        image = cv2.imread(str(folder / f"results/test_iter/visualization/sample/{gt.stem}_test_iter.png"))
+        assert image.shape == cv2.imread(str(gt)).shape
+
+
+def test_photos_look_more_natural_than_bicubic_upsampling_by_niqe(demo):
+    _, output = demo
+    value = dict(re.findall(r"# (.+): ([\d.]+)", output))
+    assert {"psnr", "ssim", "niqe", "psnr of bicubic", "ssim of bicubic", "niqe of bicubic"} <= set(value)
+    assert float(value["niqe"]) < float(value["niqe of bicubic"])
+
+
+def test_upscale_gives_the_pixels_of_the_test(demo):
+    folder, _ = demo
+    code, output = call(folder, BASICSR, "upscale", "-i", "datasets/sample/lq/chelsea.png", "-o", "upscaled")
+    assert code == 0, output
+    expected = cv2.imread(str(folder / "results/test_iter/visualization/sample/chelsea_test_iter.png"))
+    found = cv2.imread(str(folder / "upscaled/chelsea.png"))
+    assert abs(found.astype(int) - expected).max() <= 1
