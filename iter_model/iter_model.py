@@ -80,15 +80,15 @@ class ITERModel(ValidationMixin, TrainingMixin):
     """Trains E_l, phi_r and phi_e in the token space of a frozen Swin-VQGAN; validates the whole of ITER.
 
     Options besides those of `TrainingMixin`: network_g of type ITER; path.pretrain_network_vqgan (a stage-I checkpoint,
-    or a whole ITER; needed in training unless pretrain_network_g has a VQGAN, and even then to resume) and
-    path.param_key_vqgan (default params_ema, else params); path.pretrain_network_g (a whole ITER, of the authors'
-    release too, or a checkpoint of this model); train.mask_schedule (gamma of Algorithm 1, default cosine),
-    train.dist_opt, train.refiner_opt, train.evaluator_opt (losses); val.sampling (see `SamplingConfig`), val.seed,
-    val.tile, val.color_correction (default true in tests, false in training).
+    whose params_ema are taken where there are some, or a whole ITER; needed in training unless pretrain_network_g has a
+    VQGAN, and even then to resume); path.pretrain_network_g (a whole ITER, of the authors' release too, or a checkpoint
+    of this model); train.mask_schedule (gamma of Algorithm 1, default cosine), train.dist_opt, train.refiner_opt,
+    train.evaluator_opt (losses); val.sampling (see `SamplingConfig`), val.seed, val.tile, val.color_correction (default
+    true in tests, false in training).
     """
 
     # Known to the check of the options besides those of network_g.
-    path_keys = ("pretrain_network_vqgan", "param_key_vqgan")
+    path_keys = ("pretrain_network_vqgan",)
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
@@ -122,7 +122,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
             else:
                 self.load_into(TrainedNetworks(self.iter), source, key)
         if vqgan:
-            state = read_checkpoint(vqgan, path.get("param_key_vqgan")).state
+            state = read_checkpoint(vqgan).state
             part = {key.removeprefix("vqgan."): value for key, value in state.items() if key.startswith("vqgan.")}
             load_strictly(self.iter.vqgan, part or state, vqgan)
             get_root_logger().info(f"Loaded SwinVQGAN from {vqgan}")
@@ -139,6 +139,11 @@ class ITERModel(ValidationMixin, TrainingMixin):
             # After DDP gave every rank the weights of rank 0; the frozen VQGAN is shared.
             self.iter_ema = copy.deepcopy(self.iter, {id(self.iter.vqgan): self.iter.vqgan}).requires_grad_(False)
             self.net_g_ema = TrainedNetworks(self.iter_ema)
+            if self.opt["path"].get("pretrain_network_g"):
+                # Of a resumed run, say: BasicSR then sets this path.
+                state = read_checkpoint(self.opt["path"]["pretrain_network_g"]).state
+                trained = {key: value for key, value in state.items() if not key.startswith("vqgan.")}
+                load_strictly(self.net_g_ema, trained, self.opt["path"]["pretrain_network_g"])
         self.net_g.train()
         self.criteria = {
             name: build_loss(options[f"{name}_opt"]).to(self.device) for name in ("dist", "refiner", "evaluator")

@@ -46,6 +46,9 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         if self.ema_decay:
             self.net_g_ema = build_network(self.opt["network_g"]).to(self.device).eval().requires_grad_(False)
             self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
+            if path.get("pretrain_network_g"):
+                # Of a resumed run, say: BasicSR then sets this path.
+                self.load_into(self.net_g_ema, path["pretrain_network_g"])
         self.criteria = {
             name: build_loss(options[f"{section}_opt"]).to(self.device)
             for name, section in (("l_pix", "pixel"), ("l_ssim", "ssim"), ("l_percep", "perceptual"))

@@ -74,10 +74,10 @@ class TrainingMixin(BaseModel):
         decay = min(self.ema_decay, (1 + current_iter) / (10 + current_iter))
         torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
 
-    def load_into(self, net: nn.Module, path: str, param_key: str) -> None:
-        """Load a checkpoint strictly; nothing in it is executed."""
+    def load_into(self, net: nn.Module, path: str, param_key: str | None = None) -> None:
+        """Load a checkpoint strictly; without param_key its averaged weights, where it has them. Executes nothing."""
         load_strictly(net, read_checkpoint(path, param_key).state, path)
-        get_root_logger().info(f"Loaded {type(net).__name__} from {path} [{param_key}]")
+        get_root_logger().info(f"Loaded {type(net).__name__} from {path} [{param_key or 'params_ema, else params'}]")
 
     def get_current_log(self) -> Mapping[str, float]:
         # Only here, where BasicSR prints, are losses averaged over the ranks and fetched from the device.

@@ -253,6 +253,39 @@ def test_training_can_start_from_weights(tmp_path, whole):
         assert torch.equal(model.iter.state_dict()[key], value)
 
 
+@pytest.mark.parametrize("make", [vqgan_model, iter_model_of])
+def test_a_resumed_run_goes_on_with_its_averaged_weights(tmp_path, make):
+    source = make(tmp_path, ema_decay=0.9)
+    train(source, 3, PAIRS)
+    source.save(0, 3)
+    opt = copy.deepcopy(source.opt)
+    opt["train"]["scheduler"]["type"] = "MultiStepLR"
+    opt["path"] |= {"pretrain_network_g": str(tmp_path / "models" / "net_g_3.pth"), "param_key_g": "params"}
+    model = build_model(opt)
+    for expected, found in ((source.net_g, model.net_g), (source.net_g_ema, model.net_g_ema)):
+        for key, value in expected.state_dict().items():
+            assert torch.equal(found.state_dict()[key], value)
+
+
+def test_resuming_keeps_the_frozen_vqgan(tmp_path):
+    """BasicSR's check_resume rewrites paths and keys of the options."""
+    from basicsr.utils.misc import check_resume
+
+    vqgan = tmp_path / "vqgan.pth"
+    torch.save(
+        {"params": small_iter(seed=8).vqgan.state_dict(), "params_ema": small_iter(seed=7).vqgan.state_dict()}, vqgan
+    )
+    source = iter_model_of(tmp_path, vqgan=vqgan)
+    source.save(0, 1)
+    opt = copy.deepcopy(source.opt)
+    opt["train"]["scheduler"]["type"] = "MultiStepLR"
+    opt["path"]["resume_state"] = str(tmp_path / "training_states" / "1.state")
+    check_resume(opt, 1)
+    model = build_model(opt)
+    for key, value in source.iter.state_dict().items():
+        assert torch.equal(model.iter.state_dict()[key], value)
+
+
 def test_masks_follow_algorithm_1(tmp_path):
     model = iter_model_of(tmp_path)
     m_t, alpha, uniform = model.draw_training_masks(torch.Size((2000, 4, 4)))
