@@ -30,6 +30,8 @@ class ITER(nn.Module):
         scale: s, one of 1, 2, 4, 8.
         vqgan, lq_encoder, refiner, evaluator: arguments of the four networks, without scale and number of codes, which
             are the same for all.
+        sampling: fields of `SamplingConfig` that the weights were tuned for, which the commands use unless told
+            otherwise (`iter_arch.released.tuned_sampling`); `restore` itself has the general defaults.
 
     ``config`` holds these arguments again, so that a checkpoint can carry them.
     """
@@ -42,10 +44,14 @@ class ITER(nn.Module):
         lq_encoder: Mapping[str, Any] | None = None,
         refiner: Mapping[str, Any] | None = None,
         evaluator: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         parts = {"vqgan": vqgan, "lq_encoder": lq_encoder, "refiner": refiner, "evaluator": evaluator}
         self.config = {"scale": scale} | {name: dict(options or {}) for name, options in parts.items()}
+        if sampling:
+            SamplingConfig(**sampling)
+            self.config["sampling"] = dict(sampling)
         self.scale = scale
         self.vqgan = SwinVQGAN(**self.config["vqgan"])
         num_codes = self.vqgan.quantizer.num_codes

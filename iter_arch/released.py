@@ -52,12 +52,13 @@ def is_released(keys: Iterable[str]) -> bool:
     return any(re.match(pattern, key) for key in keys)
 
 
-def released_sampling(config: Mapping[str, Any]) -> SamplingConfig:
-    """The sampling for an ITER of this config: where its form is that of the released networks, what they were tuned
-    for."""
+def tuned_sampling(config: Mapping[str, Any]) -> SamplingConfig:
+    """What the weights of an ITER of this config were tuned for: what the config says, or else, where its form is that
+    of the released networks, `SamplingConfig.released()`."""
     parts = [config.get(name) or {} for name in ("lq_encoder", *TOKEN_NETWORKS)]
-    has_their_form = all(part.get("residual_groups") and part.get("gate") for part in parts)
-    return SamplingConfig.released() if has_their_form else SamplingConfig()
+    if "sampling" not in config and all(part.get("residual_groups") and part.get("gate") for part in parts):
+        return SamplingConfig.released()
+    return SamplingConfig(**config.get("sampling", {}))
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

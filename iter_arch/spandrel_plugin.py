@@ -14,7 +14,7 @@ from torch import Tensor
 
 from iter_arch.checkpoint import Checkpoint, build
 from iter_arch.iter_arch import ITER
-from iter_arch.released import from_released, is_released, released_sampling
+from iter_arch.released import from_released, is_released, tuned_sampling
 
 try:
     from spandrel import MAIN_REGISTRY, Architecture, ArchRegistry, ArchSupport, ImageModelDescriptor, ModelTiling
@@ -53,7 +53,7 @@ class ITERArch(Architecture[ITER]):
         """
         state: Mapping[str, Tensor] = from_released(state_dict) if is_released(state_dict) else state_dict
         net = build(Checkpoint(dict(state), None), "the state dict")
-        config = released_sampling(net.config)
+        config = tuned_sampling(net.config)
         tile = max(TILE // net.scale, net.multiple)
         refiner = net.config["refiner"]
         return ImageModelDescriptor(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from iter_arch import ITER, SamplingConfig, load_pretrained
 from iter_arch.color import match_color
-from iter_arch.released import released_sampling
+from iter_arch.released import tuned_sampling
 from iter_model.image_io import Photo, UnreadableImageError, is_image, read_image, write_image
 
 DEFAULT_MODEL = "iter_tiny_x4"
@@ -88,7 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not give the result the channel means and deviations of the input",
     )
     group = parser.add_argument_group(
-        "sampling", f"of the authors' networks the defaults are those they were tuned for: {released_flags()}"
+        "sampling",
+        "weights may carry the settings that they were tuned for, which are then the defaults; those of the authors' "
+        f"networks: {released_flags()}",
     )
     for field in dataclasses.fields(SamplingConfig):
         flag = f"--{field.name.replace('_', '-')}"
@@ -127,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
             jobs = plan(args.input, args.output)
             device = choose_device(args.device)
             net = load_pretrained(args.model).to(device)
-            config = sampling_config(args, released_sampling(getattr(net, "config", {})))
+            config = sampling_config(args, tuned_sampling(getattr(net, "config", {})))
             tile = choose_tile(args.tile, net)
             args.output.mkdir(parents=True, exist_ok=True)
         except (ValueError, OSError) as error:

@@ -10,7 +10,7 @@ from small_networks import RELEASED_FORM, photo, small_iter
 
 import iter_arch
 from iter_arch import SamplingConfig, checkpoint, load_pretrained, load_released, save_pretrained
-from iter_arch.released import DERIVED, from_released, is_released, released_sampling, to_released
+from iter_arch.released import DERIVED, from_released, is_released, to_released, tuned_sampling
 
 SWIN = "token_refine_net.token_crit_net.swin_layers.swin_blks.0.residual_group.blocks"
 
@@ -146,9 +146,10 @@ def test_is_released(theirs, net):
 
 
 def test_the_sampling_follows_the_form(net):
-    assert released_sampling(net.config) == SamplingConfig.released() != SamplingConfig()
-    assert released_sampling(small_iter().config) == SamplingConfig()
-    assert released_sampling(net.config | {"refiner": {}}) == SamplingConfig()
+    assert tuned_sampling(net.config) == SamplingConfig.released() != SamplingConfig()
+    assert tuned_sampling(small_iter().config) == SamplingConfig()
+    assert tuned_sampling(net.config | {"refiner": {}}) == SamplingConfig()
+    assert tuned_sampling(net.config | {"sampling": {"alpha": 0.2}}) == SamplingConfig(alpha=0.2)
 
 
 # Loading
