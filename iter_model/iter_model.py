@@ -16,6 +16,7 @@ from basicsr_options import nearest
 from iter_arch.checkpoint import load_strictly, read_checkpoint, save_pretrained
 from iter_arch.color import match_color
 from iter_arch.iter_arch import ITER
+from iter_arch.released import tuned_sampling
 from iter_arch.sampling import SamplingConfig, draw_tokens
 from iter_arch.schedule import mask_ratio
 from iter_data import DegradationOptions, batch_to_pair
@@ -83,8 +84,8 @@ class ITERModel(ValidationMixin, TrainingMixin):
     whose params_ema are taken where there are some, or a whole ITER; needed in training unless pretrain_network_g has a
     VQGAN, and even then to resume); path.pretrain_network_g (a whole ITER, of the authors' release too, or a checkpoint
     of this model); train.mask_schedule (gamma of Algorithm 1, default cosine), train.dist_opt, train.refiner_opt,
-    train.evaluator_opt (losses); val.sampling (see `SamplingConfig`), val.seed, val.tile, val.color_correction (default
-    true in tests, false in training).
+    train.evaluator_opt (losses); val.sampling (see `SamplingConfig`; by default what network_g.sampling says), val.seed,
+    val.tile, val.color_correction (default true in tests, false in training).
     """
 
     # Known to the check of the options besides those of network_g.
@@ -93,10 +94,11 @@ class ITERModel(ValidationMixin, TrainingMixin):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
         val = opt.get("val") or {}
-        self.sampling = read_sampling(val.get("sampling") or {})
         self.setup_switches()
         self.build_metrics()
         self.iter = build_network(opt["network_g"])
+        section = val.get("sampling")
+        self.sampling = tuned_sampling(self.iter.config) if section is None else read_sampling(section)
         self._load_networks()
         self.iter.to(self.device, memory_format=self.memory_format)
         self.iter.vqgan.requires_grad_(False)

@@ -8,7 +8,7 @@ from basicsr.models import build_model
 from small_networks import VQGAN, config, photo, small_iter
 
 import iter_model  # noqa: F401
-from iter_arch import load_pretrained, save_pretrained
+from iter_arch import SamplingConfig, load_pretrained, save_pretrained
 from iter_model.iter_model import read_sampling
 
 
@@ -347,6 +347,16 @@ def test_sampling_options_are_checked_by_name(tmp_path):
         read_sampling({"step": 3})
     with pytest.raises(ValueError, match="val.sampling.alpha=2 must be in"):
         read_sampling({"alpha": 2})
+
+
+def test_validation_samples_as_the_yml_or_else_the_network_says(tmp_path):
+    opt = iter_model_of(tmp_path).opt
+    opt["train"]["scheduler"]["type"] = "MultiStepLR"
+    opt["network_g"] = {"type": "ITER", **config(), "sampling": {"alpha": 0.2}}
+    assert build_model(copy.deepcopy(opt)).sampling == SamplingConfig(alpha=0.2)
+    opt["val"]["sampling"] = {"steps": 3}
+    opt["train"]["scheduler"]["type"] = "MultiStepLR"
+    assert build_model(opt).sampling == SamplingConfig(steps=3)
 
 
 @pytest.mark.slow

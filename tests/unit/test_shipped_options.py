@@ -34,7 +34,7 @@ def test_networks_can_be_built(path):
 def test_sampling_degradation_and_losses_are_valid(path):
     opt = read(path)
     if opt["model_type"] == "ITERModel":
-        SamplingConfig(**opt["val"]["sampling"])
+        SamplingConfig(**(opt["val"].get("sampling") or opt["network_g"]["sampling"]))
     for dataset in opt["datasets"].values():
         DegradationOptions.from_dict(dataset.get("degradation"))
     for key, loss in (opt.get("train") or {}).items():
