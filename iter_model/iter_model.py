@@ -84,7 +84,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
     whose params_ema are taken where there are some, or a whole ITER; needed in training unless pretrain_network_g has a
     VQGAN, and even then to resume); path.pretrain_network_g (a whole ITER, of the authors' release too, or a checkpoint
     of this model); train.mask_schedule (gamma of Algorithm 1, default cosine), train.dist_opt, train.refiner_opt,
-    train.evaluator_opt (losses); val.sampling (see `SamplingConfig`; by default what network_g.sampling says), val.seed,
+    train.evaluator_opt (losses); val.sampling (see `SamplingConfig`; by default network_g.sampling), val.seed,
     val.tile, val.color_correction (default true in tests, false in training).
     """
 
