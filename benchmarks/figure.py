@@ -1,9 +1,10 @@
 """Draws how a photo is restored: LQ, S_l decoded, the steps with what is masked at each, the result.
 
-    python benchmarks/figure.py datasets/sample/lq/chelsea.png process.png [--model iter_tiny_x4] [--alpha 0.5]
+    python benchmarks/figure.py datasets/sample/lq/coffee.png process.png [--model iter_tiny_x4] [--no-adaptive]
 """
 
 import argparse
+import dataclasses
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 import iter_arch
+from iter_arch.released import tuned_sampling
 
 
 def panels(net: iter_arch.ITER, lq: torch.Tensor, config: iter_arch.SamplingConfig) -> list[tuple[str, torch.Tensor]]:
@@ -53,14 +55,15 @@ def main() -> None:
     parser.add_argument("photo")
     parser.add_argument("output")
     parser.add_argument("--model", default="iter_tiny_x4")
-    parser.add_argument("--alpha", type=float, default=0.5)
+    parser.add_argument("--no-adaptive", action="store_true", help="start from an empty token map, to see every step")
     parser.add_argument("--columns", type=int, default=4)
     args = parser.parse_args()
     net = iter_arch.load_pretrained(args.model)
     image = cv2.imread(args.photo)[..., ::-1]
     lq = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255
     with torch.no_grad():
-        write(panels(net, lq, iter_arch.SamplingConfig(alpha=args.alpha)), args.output, args.columns)
+        config = dataclasses.replace(tuned_sampling(net.config), adaptive=not args.no_adaptive)
+        write(panels(net, lq, config), args.output, args.columns)
 
 
 if __name__ == "__main__":
