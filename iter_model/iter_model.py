@@ -19,7 +19,7 @@ from iter_arch.iter_arch import ITER
 from iter_arch.released import tuned_sampling
 from iter_arch.sampling import SamplingConfig, draw_tokens
 from iter_arch.schedule import mask_ratio
-from iter_data import DegradationOptions, batch_to_pair
+from iter_data import DegradationOptions, PairPool, batch_to_pair
 from iter_model.training import TrainingMixin
 from iter_model.validation import ValidationMixin
 
@@ -83,7 +83,8 @@ class ITERModel(ValidationMixin, TrainingMixin):
     Options besides those of `TrainingMixin`: network_g of type ITER; path.pretrain_network_vqgan (a stage-I checkpoint,
     whose params_ema are taken where there are some, or a whole ITER; needed in training unless pretrain_network_g has a
     VQGAN, and even then to resume); path.pretrain_network_g (a whole ITER, of the authors' release too, or a checkpoint
-    of this model); train.mask_schedule (gamma of Algorithm 1, default cosine), train.dist_opt, train.refiner_opt,
+    of this model); train.mask_schedule (gamma of Algorithm 1, default cosine), train.queue_size (pairs
+    in the pool that mixes degradations within a batch, default 0, none), train.dist_opt, train.refiner_opt,
     train.evaluator_opt (losses); val.sampling (see `SamplingConfig`; by default network_g.sampling), val.seed,
     val.tile, val.color_correction (default true in tests, false in training).
     """
@@ -154,6 +155,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         mask_ratio(self.schedule, 1.0)
         train = self.opt["datasets"]["train"]
         self.degradation = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
+        self.pool = PairPool(options["queue_size"]) if options.get("queue_size") else None
         seed = self.opt["manual_seed"] + self.opt["rank"]
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
@@ -177,7 +179,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
             generator=self.generator,
             crop_size=crop,
         )
-        self.lq, self.gt = pair.lq, pair.gt
+        self.lq, self.gt = pair if self.pool is None else self.pool.exchange(pair, self.generator)
 
     def draw_training_masks(self, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
         """Algorithm 1: r ~ U(0, 1] an image, ceil(gamma(r) n) of its n positions masked at random.

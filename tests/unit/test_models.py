@@ -326,6 +326,19 @@ def test_degradation_happens_in_feed_data_where_the_data_set_left_it(tmp_path):
     assert not torch.equal(model.lq, first)
 
 
+def test_a_pool_mixes_pairs_of_different_batches(tmp_path):
+    model = iter_model_of(tmp_path, queue_size=4)
+    kernel = torch.zeros(2, 21, 21)
+    kernel[:, 10, 10] = 1
+    kernels = {"kernel1": kernel, "kernel2": kernel, "sinc_kernel": kernel}
+    brightness = set()
+    for batch in range(10):
+        model.feed_data({"gt": torch.full((2, 3, 64, 64), batch / 10), **kernels})
+        brightness.add(tuple(round(float(gt.mean()) * 10) for gt in model.gt))
+        assert model.lq.shape == (2, 3, 16, 16)
+    assert any(first != second for first, second in brightness)
+
+
 def test_training_without_a_vqgan_is_refused(tmp_path):
     opt = options(tmp_path)
     opt |= {"model_type": "ITERModel", "network_g": {"type": "ITER", **config()}}
