@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -530,6 +531,8 @@ def command(*arguments, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts jobs in the background with Ctrl-C ignored, and what they start inherits that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
         **options,
     )
 
