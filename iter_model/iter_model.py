@@ -114,16 +114,14 @@ class ITERModel(ValidationMixin, TrainingMixin):
         source = path.get("pretrain_network_g")
         vqgan = path.get("pretrain_network_vqgan")
         if source:
-            key = path.get("param_key_g") or "params"
-            checkpoint = read_checkpoint(source, key)
-            if any(name.startswith("vqgan.") for name in checkpoint.state):
-                self.load_into(self.iter, source, key)
-            elif not vqgan:
+            state = read_checkpoint(source, path.get("param_key_g") or "params").state
+            whole = any(name.startswith("vqgan.") for name in state)
+            if not whole and not vqgan:
                 raise ValueError(
                     f"path.pretrain_network_g={str(source)!r} holds no VQGAN; name one in path.pretrain_network_vqgan"
                 )
-            else:
-                self.load_into(TrainedNetworks(self.iter), source, key)
+            load_strictly(self.iter if whole else TrainedNetworks(self.iter), state, source)
+            get_root_logger().info(f"Loaded {'ITER' if whole else 'its trained networks'} from {source}")
         if vqgan:
             state = read_checkpoint(vqgan).state
             part = {key.removeprefix("vqgan."): value for key, value in state.items() if key.startswith("vqgan.")}

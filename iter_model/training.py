@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 
 from iter_arch.checkpoint import load_strictly, read_checkpoint
@@ -86,22 +87,18 @@ class TrainingMixin(BaseModel):
 
 def world_size() -> int:
     """Number of processes that train together."""
-    return torch.distributed.get_world_size() if _is_distributed() else 1
+    return get_dist_info()[1]
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum over all ranks, in place."""
-    if _is_distributed():
+    if world_size() > 1:
         torch.distributed.all_reduce(x)
     return x
 
 
 def broadcast_from_main(tensors: Sequence[Tensor]) -> None:
     """Give every rank the values of rank 0, in place."""
-    if _is_distributed():
+    if world_size() > 1:
         for tensor in tensors:
             torch.distributed.broadcast(tensor, src=0)
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
