@@ -5,59 +5,11 @@ import copy
 import pytest
 import torch
 from basicsr.models import build_model
+from small_models import iter_model_of, options, vqgan_model
 from small_networks import VQGAN, config, photo, small_iter
 
-import iter_model  # noqa: F401
 from iter_arch import SamplingConfig, load_pretrained, save_pretrained
 from iter_model.iter_model import read_sampling
-
-
-def options(tmp_path, **train) -> dict:
-    models, states = tmp_path / "models", tmp_path / "training_states"
-    models.mkdir(exist_ok=True)
-    states.mkdir(exist_ok=True)
-    return {
-        "name": "run",
-        "scale": 4,
-        "num_gpu": 0,
-        "dist": False,
-        "rank": 0,
-        "world_size": 1,
-        "is_train": True,
-        "manual_seed": 0,
-        "datasets": {"train": {"name": "train", "gt_size": 64}},
-        "path": {"models": str(models), "training_states": str(states), "visualization": str(tmp_path / "images")},
-        "logger": {"print_freq": 1},
-        "train": {
-            "optim_g": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
-            "scheduler": {"type": "MultiStepLR", "milestones": [100], "gamma": 0.5},
-            **train,
-        },
-    }
-
-
-def vqgan_model(tmp_path, **train):
-    opt = options(
-        tmp_path, **({"pixel_opt": {"type": "L1Loss"}, "ssim_opt": {"type": "SSIMLoss"}, "ema_decay": 0.9} | train)
-    )
-    opt |= {"model_type": "SwinVQGANModel", "network_g": {"type": "SwinVQGAN", **VQGAN}}
-    if "gan_opt" in train:
-        opt["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}
-        opt["train"]["optim_d"] = {"type": "Adam", "lr": 1e-3}
-    torch.manual_seed(0)
-    return build_model(opt)
-
-
-def iter_model_of(tmp_path, vqgan=None, **train):
-    losses = {name: {"type": "TokenCrossEntropy"} for name in ("dist_opt", "refiner_opt")}
-    opt = options(tmp_path, **(losses | {"evaluator_opt": {"type": "EvaluatorLoss"}, "ema_decay": 0.9} | train))
-    opt |= {"model_type": "ITERModel", "network_g": {"type": "ITER", **config()}, "val": {}}
-    if vqgan is None:
-        vqgan = tmp_path / "vqgan.pth"
-        torch.save({"params_ema": small_iter(seed=7).vqgan.state_dict()}, vqgan)
-    opt["path"]["pretrain_network_vqgan"] = str(vqgan)
-    torch.manual_seed(0)
-    return build_model(opt)
 
 
 def train(model, iterations, data, first=1):
