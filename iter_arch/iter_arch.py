@@ -1,12 +1,13 @@
 """ITER: the four networks together, from an LQ image to its restoration (arXiv:2312.05616, Fig. 2 and Algorithm 2)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_schema import OptionsOf
 from iter_arch.lq_encoder_arch import LQEncoder
 from iter_arch.sampling import OnStep, SamplingConfig, make_generators, sample
 from iter_arch.swin_vqgan_arch import SwinVQGAN
@@ -20,6 +21,9 @@ class Restored(NamedTuple):
     image: Tensor
     tokens: Tensor
     start_step: Tensor
+
+
+Options = Mapping[str, Any] | None
 
 
 @ARCH_REGISTRY.register()
@@ -39,12 +43,12 @@ class ITER(nn.Module):
     def __init__(
         self,
         *,
-        scale: int = 4,
-        vqgan: Mapping[str, Any] | None = None,
-        lq_encoder: Mapping[str, Any] | None = None,
-        refiner: Mapping[str, Any] | None = None,
-        evaluator: Mapping[str, Any] | None = None,
-        sampling: Mapping[str, Any] | None = None,
+        scale: Literal[1, 2, 4, 8] = 4,
+        vqgan: Annotated[Options, OptionsOf(SwinVQGAN)] = None,
+        lq_encoder: Annotated[Options, OptionsOf(LQEncoder, without=("scale", "num_codes"))] = None,
+        refiner: Annotated[Options, OptionsOf(TokenRefiner, without=("num_codes",))] = None,
+        evaluator: Annotated[Options, OptionsOf(TokenEvaluator, without=("num_codes",))] = None,
+        sampling: Annotated[Options, OptionsOf(SamplingConfig)] = None,
     ) -> None:
         super().__init__()
         parts = {"vqgan": vqgan, "lq_encoder": lq_encoder, "refiner": refiner, "evaluator": evaluator}

@@ -1,11 +1,12 @@
 """LQ encoder E_l: distortion removal as token prediction (ITER, arXiv:2312.05616, Sec. 3.2, Eq. 2)."""
 
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_schema import Count, Layers, OptionsOf
 from iter_arch.layers import ResBlock
 from iter_arch.swin import SwinStage
 
@@ -26,13 +27,13 @@ class LQEncoder(nn.Module):
     def __init__(
         self,
         *,
-        scale: int = 4,
-        num_codes: int = 512,
-        stem_channels: int = 64,
-        res_blocks: int = 2,
-        dim: int = 256,
-        depth: int = 12,
-        **swin: Any,
+        scale: Literal[1, 2, 4, 8] = 4,
+        num_codes: Count = 512,
+        stem_channels: Count = 64,
+        res_blocks: Layers = 2,
+        dim: Count = 256,
+        depth: Layers = 12,
+        **swin: Annotated[Any, OptionsOf(SwinStage, without=("channels",))],
     ) -> None:
         super().__init__()
         if scale not in (1, 2, 4, 8):

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from iter_arch.schedule import ceil_exact, check_schedule, mask_ratio
+from basicsr_schema import Positive, Probability, Rule, section_mistakes
+from iter_arch.schedule import SCHEDULE_RULE, ceil_exact, is_schedule, mask_ratio
 
-SELECTIONS = ("evaluator", "confidence", "halton")
+Steps = Annotated[int, Rule("from 1 to 1000", lambda steps: 1 <= steps <= 1000)]
+Schedule = Annotated[str, Rule(SCHEDULE_RULE, is_schedule)]
+Selection = Literal["evaluator", "confidence", "halton"]
 
 Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
 Evaluate = Callable[[Tensor, Tensor], Tensor]
@@ -23,7 +26,7 @@ class SamplingConfig:
     """How tokens are sampled.
 
     Args:
-        steps: T, at least 1.
+        steps: T, from 1 to 1000.
         alpha: threshold in [0, 1] on p_e(good) of the initial tokens (Eq. 6): low keeps S_l (fidelity), high redraws
             more of it (texture).
         schedule: gamma, see `iter_arch.schedule.mask_ratio`.
@@ -35,37 +38,19 @@ class SamplingConfig:
         redraw_kept: draw new tokens at kept positions too.
     """
 
-    steps: int = 8
-    alpha: float = 0.5
-    schedule: str = "cosine"
+    steps: Steps = 8
+    alpha: Probability = 0.5
+    schedule: Schedule = "cosine"
     adaptive: bool = True
-    selection: str = "evaluator"
-    temperature: float = 1.0
+    selection: Selection = "evaluator"
+    temperature: Positive = 1.0
     reevaluate: bool = True
     redraw_kept: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int):
-            raise ValueError(f"val.sampling.steps={self.steps!r} must be an integer")
-        if self.steps < 1:
-            raise ValueError(f"val.sampling.steps={self.steps} must be >= 1")
-        for name in ("alpha", "temperature"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"val.sampling.{name}={value!r} must be a number")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"val.sampling.alpha={self.alpha} must be in [0, 1]")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"val.sampling.temperature={self.temperature} must be > 0")
-        try:
-            check_schedule(self.schedule)
-        except ValueError as error:
-            raise ValueError(f"val.sampling.{error}") from None
-        if self.selection not in SELECTIONS:
-            raise ValueError(f"val.sampling.selection={self.selection!r} must be one of {', '.join(SELECTIONS)}")
-        for name in ("adaptive", "reevaluate", "redraw_kept"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"val.sampling.{name}={getattr(self, name)!r} must be true or false")
+        mistakes = list(section_mistakes(vars(self), SamplingConfig, "val.sampling"))
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
 
     @classmethod
     def released(cls) -> "SamplingConfig":

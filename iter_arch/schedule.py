@@ -9,12 +9,13 @@ import re
 import torch
 from torch import Tensor
 
+SCHEDULE_RULE = "'cosine', 'linear' or 'pow<p>' with p > 0, such as 'pow2'"
 
-def check_schedule(schedule: str) -> None:
-    """Raises ValueError unless ``schedule`` is 'cosine', 'linear' or 'pow<p>' with p > 0, such as 'pow2'."""
+
+def is_schedule(schedule: str) -> bool:
+    """Whether this is the name of a schedule: see SCHEDULE_RULE."""
     power = re.fullmatch(r"pow(\d+(?:\.\d+)?)", schedule) if isinstance(schedule, str) else None
-    if schedule not in ("cosine", "linear") and (power is None or float(power[1]) == 0):
-        raise ValueError(f"schedule={schedule!r} must be 'cosine', 'linear' or 'pow<p>' with p > 0, such as 'pow2'")
+    return schedule in ("cosine", "linear") or (power is not None and float(power[1]) > 0)
 
 
 def mask_ratio(schedule: str, r: float | Tensor) -> float | Tensor:
@@ -27,7 +28,8 @@ def mask_ratio(schedule: str, r: float | Tensor) -> float | Tensor:
     Returns:
         What ``r`` was, in [0, 1].
     """
-    check_schedule(schedule)
+    if not is_schedule(schedule):
+        raise ValueError(f"schedule={schedule!r} must be {SCHEDULE_RULE}")
     if schedule == "cosine":
         # As a sine, so that gamma(0) is 0 and not cos(pi/2) = 6e-17.
         return torch.sin(r * (math.pi / 2)) if isinstance(r, Tensor) else math.sin(r * (math.pi / 2))

@@ -8,6 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_schema import Count, Layers, Positive
+
 
 def relative_position_index(window: int) -> Tensor:
     """Index of each (query, key) pair of a window into the bias table: (n, n) int64, n = window^2."""
@@ -161,12 +163,12 @@ class SwinStage(nn.Module):
         self,
         channels: int,
         *,
-        dim: int,
-        depth: int,
-        groups: int = 1,
-        heads: int = 8,
-        window: int = 8,
-        mlp_ratio: float = 4.0,
+        dim: Count,
+        depth: Layers,
+        groups: Layers = 1,
+        heads: Count = 8,
+        window: Count = 8,
+        mlp_ratio: Positive = 4.0,
         residual_groups: bool = False,
         gate: bool = False,
     ) -> None:

@@ -1,11 +1,12 @@
 """Swin-VQGAN: E_H, codebook and D_H, the token space of everything else (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1)."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_schema import Count, Layers, OptionsOf, Weight
 from iter_arch.layers import Downsample, ResBlock, Upsample, group_norm
 from iter_arch.quantizer import VectorQuantizer
 from iter_arch.swin import SwinStage
@@ -47,15 +48,15 @@ class SwinVQGAN(nn.Module):
     def __init__(
         self,
         *,
-        base_channels: int = 128,
-        multipliers: Sequence[int] = (1, 2, 2, 4),
-        res_blocks: int = 2,
-        codebook_size: int = 512,
-        code_dim: int = 128,
-        beta: float = 0.25,
-        swin_dim: int = 256,
-        swin_depth: int = 6,
-        **swin: Any,
+        base_channels: Count = 128,
+        multipliers: Sequence[Count] = (1, 2, 2, 4),
+        res_blocks: Layers = 2,
+        codebook_size: Count = 512,
+        code_dim: Count = 128,
+        beta: Weight = 0.25,
+        swin_dim: Count = 256,
+        swin_depth: Layers = 6,
+        **swin: Annotated[Any, OptionsOf(SwinStage, without=("channels", "dim", "depth"))],
     ) -> None:
         super().__init__()
         self.factor = 2 ** (len(multipliers) - 1)

@@ -1,11 +1,12 @@
 """Token refiner phi_r and token evaluator phi_e (ITER, arXiv:2312.05616, Sec. 3.3, Eq. 4 and 9)."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_schema import Count, Layers, OptionsOf
 from iter_arch.layers import group_norm
 from iter_arch.swin import SwinStage
 
@@ -36,7 +37,14 @@ class TokenNetwork(nn.Module):
     has_mask_embedding: bool
     num_outputs: int | None  # None: one a code
 
-    def __init__(self, *, num_codes: int = 512, dim: int = 256, depth: int = 12, **swin: Any) -> None:
+    def __init__(
+        self,
+        *,
+        num_codes: Count = 512,
+        dim: Count = 256,
+        depth: Layers = 12,
+        **swin: Annotated[Any, OptionsOf(SwinStage, without=("channels",))],
+    ) -> None:
         super().__init__()
         self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes + self.has_mask_embedding, dim)

@@ -14,13 +14,15 @@ MODULES = {
     "iter_model": ROOT / "iter_model",
     "basicsr_compat": ROOT / "basicsr_compat.py",
     "basicsr_options": ROOT / "basicsr_options.py",
+    "basicsr_schema": ROOT / "basicsr_schema.py",
 }
 MAY_IMPORT = {
-    "basicsr_options": set(),
-    "basicsr_compat": {"basicsr_options"},
-    "iter_arch": {"basicsr_compat", "basicsr_options"},
-    "iter_data": {"basicsr_compat", "basicsr_options"},
-    "iter_model": {"basicsr_compat", "basicsr_options", "iter_arch", "iter_data"},
+    "basicsr_schema": set(),
+    "basicsr_options": {"basicsr_schema"},
+    "basicsr_compat": {"basicsr_options", "basicsr_schema"},
+    "iter_arch": {"basicsr_compat", "basicsr_options", "basicsr_schema"},
+    "iter_data": {"basicsr_compat", "basicsr_options", "basicsr_schema"},
+    "iter_model": {"basicsr_compat", "basicsr_options", "basicsr_schema", "iter_arch", "iter_data"},
 }
 
 

@@ -310,7 +310,7 @@ def test_a_vqgan_of_another_architecture_is_refused_by_its_keys(tmp_path):
 def test_sampling_options_are_checked_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"val.sampling.step is not an option \(did you mean 'steps'\?\)"):
         read_sampling({"step": 3})
-    with pytest.raises(ValueError, match="val.sampling.alpha=2 must be in"):
+    with pytest.raises(ValueError, match="val.sampling.alpha=2 must be a number in"):
         read_sampling({"alpha": 2})
 
 

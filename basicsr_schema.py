@@ -1,0 +1,255 @@
+"""What the options of a run may hold: declared once, as dataclass fields and as arguments of constructors.
+
+Types and ranges are checked with every mistake listed. Patches nothing and knows no option by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import reprlib
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+__all__ = [
+    "Count",
+    "Layers",
+    "Natural",
+    "OneOf",
+    "OptionsOf",
+    "Positive",
+    "Probability",
+    "Rule",
+    "Weight",
+    "mistakes_in",
+    "nearest",
+    "read_section",
+    "section_mistakes",
+    "shown",
+]
+
+
+class Rule(NamedTuple):
+    """What a value must satisfy besides its type; text completes `a whole number ...`."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+class OptionsOf(NamedTuple):
+    """A section whose keys are the fields of a dataclass or the arguments of a function, but those left out."""
+
+    declaration: Callable[..., Any]
+    without: tuple[str, ...] = ()
+
+
+class OneOf(NamedTuple):
+    """A section whose `type` chooses among declarations, and whose other keys are those of the one chosen.
+
+    find: name -> the declaration, or None where there is none of this name.
+    names: () -> all names, for the hint at a misspelt one.
+    kind: what they are called, e.g. 'registered loss'.
+    without: arguments that the program gives, not the section.
+    also: keys of the section that others read.
+    """
+
+    kind: str
+    find: Callable[[str], Callable[..., Any] | None]
+    names: Callable[[], Collection[str]]
+    without: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+
+Natural = Annotated[int, Rule(">= 0", lambda value: value >= 0)]
+Count = Annotated[int, Rule(">= 1", lambda value: value >= 1)]
+# Modules are made one by one: a mistyped number would keep the machine busy for ever.
+Layers = Annotated[int, Rule("from 1 to 100", lambda value: 1 <= value <= 100)]
+Positive = Annotated[float, Rule("> 0", lambda value: value > 0)]
+Weight = Annotated[float, Rule(">= 0", lambda value: value >= 0)]
+Probability = Annotated[float, Rule("in [0, 1]", lambda value: 0 <= value <= 1)]
+
+
+def nearest(word: object, known: Collection[object]) -> str:
+    """The hint ` (did you mean 'x'?)` for a misspelt word, or '' where no known word is close."""
+    close = difflib.get_close_matches(str(word), [str(item) for item in known], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def shown(value: object) -> str:
+    """A value as errors show it: repr on one line, not longer than a line can be."""
+    try:
+        text = " ".join(reprlib.repr(value).split())
+    except ValueError:  # Python refuses to write out a whole number of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def mistakes_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
+    """Say what of `value` does not fit an annotation; a line each, which names the field, the value and the rule.
+
+    Known are numbers, strings, booleans, None, Literal, unions, lists, mappings, dataclasses, and Annotated with Rule,
+    OptionsOf or OneOf. Any other annotation accepts everything.
+    """
+    section = _section_of(annotation)
+    if section is None:
+        if not _fits(value, annotation):
+            yield f"{where}={shown(value)} must be {_described(annotation)}"
+    elif value is None and _fits(None, annotation):
+        return
+    elif not isinstance(value, Mapping):
+        yield f"{where}={shown(value)} must be a section of options, `key: value`"
+    elif isinstance(section, OneOf):
+        yield from _typed_section_mistakes(value, section, where)
+    elif isinstance(section, OptionsOf):
+        yield from section_mistakes(value, section.declaration, where, without=section.without)
+    else:  # sections under names of the user's own
+        for key, item in value.items():
+            yield from mistakes_in(item, section, f"{where}.{key}")
+
+
+def section_mistakes(
+    section: Mapping[Any, Any],
+    declaration: Callable[..., Any],
+    where: str,
+    *,
+    without: Collection[str] = (),
+    also: Collection[str] = (),
+    swallows: bool = False,
+) -> Iterator[str]:
+    """Say which keys of a section are unknown or missing, and which values do not fit.
+
+    Args:
+        declaration: a dataclass, or a function whose arguments the keys become.
+        without: arguments that the program gives, not the section.
+        also: keys that others read.
+        swallows: whether `**kwargs` of the function are thrown away instead of used.
+    """
+    known, required, open_ended = _fields(declaration)
+    known = {key: annotation for key, annotation in known.items() if key not in without}
+    for key, value in section.items():
+        if key in known:
+            yield from mistakes_in(value, known[key], f"{where}.{key}")
+        elif key not in also and (swallows or not open_ended or not isinstance(key, str)):
+            hint = nearest(key, [*known, *also]) or f"; known: {', '.join(known) or 'none'}"
+            yield f"{where}.{key} is not an option{hint}"
+    for key in known:
+        if key in required and key not in section:
+            yield f"{where}.{key} is missing: it must be {_described(known[key])}"
+
+
+def read_section(declaration: type, section: Mapping[str, Any], where: str) -> Any:
+    """A section as an object of its dataclass. Raises ValueError, a line for every mistake."""
+    mistakes = list(section_mistakes(section, declaration, where))
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    return declaration(**section)
+
+
+def _typed_section_mistakes(section: Mapping[Any, Any], choice: OneOf, where: str) -> Iterator[str]:
+    if "type" not in section:
+        yield f"{where} must be a section with a `type`, the name of a {choice.kind}"
+        return
+    name = section["type"]
+    declaration = choice.find(name) if isinstance(name, str) else None
+    if declaration is None:
+        yield f"{where}.type={shown(name)} is not a {choice.kind}{nearest(name, choice.names())}"
+        return
+    # BasicSR's metrics take any keyword and look at none
+    swallows = str(getattr(declaration, "__module__", "")).startswith("basicsr.")
+    also = ("type", *choice.also)
+    yield from section_mistakes(section, declaration, where, without=choice.without, also=also, swallows=swallows)
+
+
+@functools.cache
+def _fields(declaration: Callable[..., Any]) -> tuple[dict[str, Any], set[str], bool]:
+    """Names with annotations, those without a default, and whether further names are taken."""
+    function = declaration.__init__ if inspect.isclass(declaration) else declaration
+    source = declaration if dataclasses.is_dataclass(declaration) else function
+    try:
+        hints = get_type_hints(source, include_extras=True)
+    except (NameError, TypeError):  # of another package
+        hints = {}
+    known, required, open_ended = {}, set(), False
+    for name, parameter in inspect.signature(declaration).parameters.items():
+        if parameter.kind == parameter.VAR_POSITIONAL:
+            continue
+        annotation = hints.get(name, Any)
+        if parameter.kind != parameter.VAR_KEYWORD:
+            known[name] = annotation
+            if parameter.default is parameter.empty:
+                required.add(name)
+            continue
+        passed_on = _section_of(annotation)
+        if isinstance(passed_on, OptionsOf):
+            further, needed, open_ended = _fields(passed_on.declaration)
+            known |= {key: value for key, value in further.items() if key not in (*known, *passed_on.without)}
+            required |= needed.difference(passed_on.without)
+        else:
+            open_ended = True
+    return known, required, open_ended
+
+
+def _section_of(annotation: Any) -> Any:
+    """The OptionsOf or OneOf of a section; of `dict[str, X]` the X, where that is one; else None."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((found for found in map(_section_of, get_args(annotation)) if found is not None), None)
+    if get_origin(annotation) is Annotated:
+        return next((item for item in get_args(annotation)[1:] if isinstance(item, OptionsOf | OneOf)), None)
+    if dataclasses.is_dataclass(annotation):
+        return OptionsOf(annotation)
+    if get_origin(annotation) is dict and _section_of(get_args(annotation)[1]) is not None:
+        return get_args(annotation)[1]
+    return None
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        rules = [item for item in parts[1:] if isinstance(item, Rule)]
+        return _fits(value, parts[0]) and all(rule.holds(value) for rule in rules)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return any(value == part and type(value) is type(part) for part in parts)
+    if origin in (list, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
+    if origin is tuple:
+        several = parts[1:] == (...,)
+        return isinstance(value, list | tuple) and (
+            all(_fits(item, parts[0]) for item in value)
+            if several
+            else len(value) == len(parts) and all(map(_fits, value, parts))
+        )
+    if origin in (dict, Mapping) or annotation in (dict, Mapping):
+        return isinstance(value, Mapping)
+    if annotation in (None, types.NoneType):
+        return value is None
+    if annotation is float:
+        # of a number too large for a float isfinite is an OverflowError
+        return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, annotation) if annotation in (bool, str) else True
+
+
+_DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "~"}
+
+
+def _described(annotation: Any) -> str:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return " ".join([_described(parts[0]), *(item.text for item in parts[1:] if isinstance(item, Rule))])
+    if origin in (Union, types.UnionType):
+        return " or ".join(_described(part) for part in parts)
+    if origin is Literal:
+        return " or ".join(str(part) for part in parts)
+    if origin in (list, Sequence) or (origin is tuple and parts[1:] == (...,)):
+        return f"a list, each of it {_described(parts[0])}"
+    if origin is tuple:
+        return f"[{', '.join(_described(part) for part in parts)}]"
+    if origin in (dict, Mapping) or annotation in (dict, Mapping) or dataclasses.is_dataclass(annotation):
+        return "a section"
+    return _DESCRIPTIONS.get(annotation, "set")
