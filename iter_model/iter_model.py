@@ -198,7 +198,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         return tuple(x.to(self.device, non_blocking=True) for x in (m_t, alpha, uniform))
 
     def optimize_parameters(self, current_iter: int) -> None:
-        with self.autocast():
+        with self.autocast(), self.synchronised(self.net_g, current_iter):
             with torch.no_grad():
                 S_h = self.iter.vqgan.encode(self.gt).tokens
             m_t, alpha, uniform = self.draw_training_masks(S_h.shape)
@@ -209,7 +209,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
             "l_r": self.criteria["refiner"](predicted.refiner_logits, S_h),
             "l_e": self.criteria["evaluator"](predicted.drawn_logits, good_r, predicted.evaluator_logits, good_l),
         }
-        self.backward(sum(losses.values()), self.net_g, current_iter)
+        self.backward(sum(losses.values()))
         self.step(self.optimizer_g, current_iter)
         if self.ema_decay:
             self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)

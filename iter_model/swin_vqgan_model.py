@@ -94,7 +94,7 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         with_gan = self.net_d is not None and current_iter >= self.net_d_start_iter
         if with_gan:
             self.net_d.requires_grad_(False)
-        with self.autocast():
+        with self.autocast(), self.synchronised(self.net_g, current_iter):
             output = self.net_g(self.gt, quantize=quantize)
             scores = self.net_d(output.image) if with_gan else None
         image = output.image.float()
@@ -102,7 +102,7 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         losses["l_vq"] = self.vq_weight * output.loss
         if with_gan:
             losses["l_gan"] = self.cri_gan(scores.float(), True, is_disc=False)
-        self.backward(sum(losses.values()), self.net_g, current_iter)
+        self.backward(sum(losses.values()))
         self.step(self.optimizer_g, current_iter)
         if with_gan:
             losses |= self._optimize_discriminator(output.image.detach(), current_iter)
@@ -115,12 +115,12 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
 
     def _optimize_discriminator(self, fake: Tensor, current_iter: int) -> dict[str, Tensor]:
         self.net_d.requires_grad_(True)
-        with self.autocast():
+        with self.autocast(), self.synchronised(self.net_d, current_iter):
             # One forward for both halves: DistributedDataParallel allows one before each backward.
             real_scores, fake_scores = self.net_d(torch.cat([self.gt, fake.to(self.gt.dtype)])).float().chunk(2)
         real_loss = self.cri_gan(real_scores, True, is_disc=True)
         fake_loss = self.cri_gan(fake_scores, False, is_disc=True)
-        self.backward(real_loss + fake_loss, self.net_d, current_iter)
+        self.backward(real_loss + fake_loss)
         self.step(self.optimizer_d, current_iter)
         return {"l_d_real": real_loss, "l_d_fake": fake_loss}
 

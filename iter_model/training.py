@@ -53,11 +53,15 @@ class TrainingMixin(BaseModel):
         self.optimizers.append(optimizer)
         return optimizer
 
-    def backward(self, loss: Tensor, network: nn.Module, current_iter: int) -> None:
-        """Gradients of loss, averaged over accumulated iterations; ranks are synchronised only where a step follows."""
-        synchronised = current_iter % self.accumulate == 0 or not hasattr(network, "no_sync")
-        with contextlib.nullcontext() if synchronised else network.no_sync():
-            (loss / self.accumulate).backward()
+    def synchronised(self, network: nn.Module, current_iter: int) -> contextlib.AbstractContextManager:
+        """Around the network's forward: its gradients are averaged over the ranks only where a step follows."""
+        if current_iter % self.accumulate == 0 or not hasattr(network, "no_sync"):
+            return contextlib.nullcontext()
+        return network.no_sync()
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of loss, averaged over accumulated iterations."""
+        (loss / self.accumulate).backward()
 
     def step(self, optimizer: torch.optim.Optimizer, current_iter: int) -> None:
         """Clip, step and reset where accumulation is complete."""
