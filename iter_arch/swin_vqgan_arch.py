@@ -7,7 +7,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from basicsr_schema import Count, Layers, OptionsOf, Weight
-from iter_arch.layers import Downsample, ResBlock, Upsample, group_norm
+from iter_arch.layers import Downsample, ResBlock, Upsample, group_norm, init_convs
 from iter_arch.quantizer import VectorQuantizer
 from iter_arch.swin import SwinStage
 
@@ -88,6 +88,7 @@ class SwinVQGAN(nn.Module):
         self.encoder = nn.Sequential(*encoder)
         self.quantizer = VectorQuantizer(codebook_size, code_dim, beta=beta)
         self.decoder = nn.Sequential(*decoder)
+        init_convs(self)
 
     def encode(self, image: Tensor) -> Encoded:
         """image (b, 3, H, W) RGB in [0, 1] -> Encoded; h, w = H/8, W/8."""
