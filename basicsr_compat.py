@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import datetime
 import functools
 import importlib.util
 import inspect
@@ -20,12 +21,15 @@ import pickle
 import queue
 import random
 import shutil
+import subprocess
 import sys
 import threading
 import time
 import types
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -53,6 +57,7 @@ from basicsr.utils import dist_util, get_root_logger, img_process_util, logger, 
 from basicsr.utils.registry import METRIC_REGISTRY, Registry  # noqa: E402
 
 from basicsr_options import add_arguments, nearest, read_options  # noqa: E402
+from basicsr_schema import Positive, Rule, read_section  # noqa: E402
 
 __all__ = ["atomic_save", "init_dist", "parse_options", "read_checkpoint", "run_has_begun"]
 
@@ -90,24 +95,103 @@ def _sorted_scandir(scandir):
 # ------------------------------------------------------------------------------------------- distributed
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProcessGroupOptions:
+    """Section dist_params.
+
+    backend: of torch.distributed; on a CPU always gloo.
+    port: at which SLURM's processes meet; by default MASTER_PORT, or one made of the job's number.
+    timeout: seconds for which a rank waits for the others before it takes them for stuck and ends the run.
+    """
+
+    backend: str = "nccl"
+    port: Annotated[int, Rule("from 1 to 65535", lambda value: 1 <= value <= 65535)] | None = None
+    timeout: Positive = 1800
+
+
 def init_dist(launcher: str, backend: str = "nccl", **kwargs) -> None:
-    """BasicSR's divides by the number of GPUs, 0 on a CPU, and makes every DataLoader worker start by a slow spawn."""
-    if launcher == "slurm" and torch.cuda.is_available():
-        return dist_util._init_dist_slurm(backend, **kwargs)
-    if launcher != "pytorch":
-        raise ValueError(f"--launcher {launcher} must be 'pytorch' (torchrun), or 'slurm' where there are GPUs")
-    if "RANK" not in os.environ:
+    """BasicSR's divides by the number of GPUs, 0 on a CPU, and makes every DataLoader worker start by a slow spawn.
+
+    Args:
+        launcher: pytorch (torchrun) or slurm (srun).
+        backend, kwargs: see ProcessGroupOptions.
+    """
+    settings = read_section(ProcessGroupOptions, {"backend": backend, **kwargs}, "dist_params")
+    if launcher == "slurm":
+        _translate_slurm(settings.port)
+    elif launcher != "pytorch":
+        raise ValueError(f"--launcher {launcher} must be pytorch (torchrun) or slurm (srun)")
+    elif "RANK" not in os.environ:
         raise ValueError(
             "--launcher pytorch needs the environment that torchrun makes: "
             "torchrun --nproc_per_node=2 --no-python basicsr train -opt X.yml --launcher pytorch"
         )
-    kwargs.pop("port", None)  # torchrun chose it; torch refuses the argument
+    backend = settings.backend
     if torch.cuda.is_available():
         local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     else:
         backend = "gloo"
-    torch.distributed.init_process_group(backend=backend, **kwargs)
+    torch.distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=settings.timeout))
+
+
+def _translate_slurm(port: int | None) -> None:
+    """Make of SLURM's environment torchrun's. BasicSR's hands the list of nodes to a shell, whatever is in it."""
+    environment = os.environ
+    missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if name not in environment]
+    if missing:
+        raise ValueError(
+            f"--launcher slurm needs {missing[0]}, which srun sets: "
+            "srun --ntasks=2 basicsr train -opt X.yml --launcher slurm"
+        )
+    if "MASTER_ADDR" not in environment:
+        command = ["scontrol", "show", "hostnames", environment["SLURM_NODELIST"]]
+        try:
+            listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+            environment["MASTER_ADDR"] = listed.stdout.split()[0]
+        except (OSError, subprocess.SubprocessError, IndexError) as error:
+            raise ValueError(
+                f"--launcher slurm: `{' '.join(command)}` does not say which node is the first ({error}); set the "
+                "environment variable MASTER_ADDR to that node's name"
+            ) from error
+    if port is not None:
+        environment["MASTER_PORT"] = str(port)
+    elif "MASTER_PORT" not in environment:
+        # Below the ports that systems hand out by themselves, and two jobs on a node rarely meet.
+        environment["MASTER_PORT"] = str(20000 + int(environment.get("SLURM_JOB_ID", 0)) % 10000)
+    environment["RANK"] = environment["SLURM_PROCID"]
+    environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+    environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", environment["SLURM_PROCID"])
+
+
+def failed_elsewhere(error: Exception) -> str | None:
+    """One line that says which rank's fault `error` is; None where it is this one's, whose message is the one to read.
+
+    The first rank that fails by a fault of its own tells the others so, before its connections close and they fail too.
+    """
+    rank, world_size = dist_util.get_dist_info()
+    if world_size == 1:
+        return None
+    # Gloo's errors are plain RuntimeErrors.
+    connection = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+    first = b""
+    with contextlib.suppress(RuntimeError):  # the store is gone where its process is
+        store = torch.distributed.distributed_c10d._get_default_store()
+        if not connection:
+            first = store.compare_set("failed_rank", "", str(rank))
+        elif store.check(["failed_rank"]):
+            first = store.get("failed_rank")
+    if first and int(first) != rank:
+        return f"rank {rank} ends because rank {int(first)} failed"
+    if connection:
+        reason = str(error).strip().partition("\n")[0]
+        return f"rank {rank} ends because another rank died, or did not answer within dist_params.timeout ({reason})"
+    return None
+
+
+def _once_for_all_ranks(copy_opt_file):
+    """BasicSR's lets every rank write the same file at once, into a folder that rank 0 may not have made yet."""
+    return dist_util.master_only(copy_opt_file)
 
 
 def _model_to_device(self, net):
@@ -128,7 +212,8 @@ def _model_to_device(self, net):
 def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse.Namespace]:
     """BasicSR's lets a missing, misspelt or impossible option through to wherever it first hurts; see basicsr_options.
 
-    It also ignores `dist_params` under torchrun and seeds before it reads `--force_yml manual_seed=`.
+    It also ignores `dist_params` under torchrun, seeds before it reads `--force_yml manual_seed=`, and draws a seed
+    that the yml lacks on every rank anew.
 
     Args:
         root_path: folder in which `experiments/` or `results/` is made.
@@ -140,7 +225,11 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser)
     args = parser.parse_args()
+    if args.launcher == "slurm" and "SLURM_PROCID" in os.environ:
+        os.environ["RANK"] = os.environ["SLURM_PROCID"]  # only rank 0 warns of what it reads
     opt = read_options(args, root_path, is_train)
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    _start.goes_on = restarted and opt["auto_resume"]
     if opt["dist"]:
         settings = dict(opt.get("dist_params") or {})
         if opt["num_gpu"] == 0:
@@ -148,7 +237,10 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         init_dist(args.launcher, **settings)
     opt["rank"], opt["world_size"] = dist_util.get_dist_info()
     if opt["manual_seed"] is None:
-        opt["manual_seed"] = random.randint(1, 10000)
+        seed = [random.randint(1, 10000)]
+        if opt["dist"]:
+            torch.distributed.broadcast_object_list(seed)
+        opt["manual_seed"] = seed[0]
     misc.set_random_seed(opt["manual_seed"] + opt["rank"])
     return opt, args
 
@@ -157,7 +249,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
 
 
 # What this process's run has made and renamed so far, and whether it has got through its start.
-_start = types.SimpleNamespace(folders=[], begun=False)
+_start = types.SimpleNamespace(folders=[], begun=False, goes_on=False)
 
 
 def run_has_begun() -> bool:
@@ -171,7 +263,12 @@ def _begin_run() -> None:
 
 
 def mkdir_and_rename(path: str) -> None:
-    """BasicSR renames the previous run's folder at once; this remembers it, for a run that fails at its start."""
+    """BasicSR renames the previous run's folder at once; this remembers it, for a run that fails at its start.
+
+    Where torchrun starts a run anew that is to go on by itself (--auto_resume), the folder is that run's own.
+    """
+    if _start.goes_on and os.path.exists(path):
+        return
     archived = None
     if os.path.exists(path):
         archived = f"{path}_archived_{misc.get_time_str()}"
@@ -619,6 +716,7 @@ def _apply() -> None:
     _put(options, "parse_options", parse_options)
     _put(misc, "mkdir_and_rename", mkdir_and_rename)
     _put(misc, "make_exp_dirs", make_exp_dirs)
+    _wrap(options, "copy_opt_file", _once_for_all_ranks)
     _put(basicsr.train, "load_resume_state", load_resume_state)
     _wrap(basicsr.train, "train_pipeline", _put_back_on_failed_start)
     _wrap(basicsr.test, "test_pipeline", _put_back_on_failed_start)
