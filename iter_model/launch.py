@@ -39,14 +39,20 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     try:
         pipeline(os.getcwd())
     except Exception as error:
+        elsewhere = basicsr_compat.failed_elsewhere(error)
+        if elsewhere and not args.traceback:
+            print(f"basicsr {args.command}: {elsewhere}", file=sys.stderr)
+            return 1
         if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not _is_mistake(error):
             raise
-        print(f"basicsr {args.command}: error: {_message(error)}\n(--traceback shows where)", file=sys.stderr)
+        rank = f" (rank {os.environ['RANK']})" if args.launcher != "none" and "RANK" in os.environ else ""
+        print(f"basicsr {args.command}{rank}: error: {_message(error)}\n(--traceback shows where)", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGTERM, before)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    # Not of a run that failed: NCCL would wait for ranks that are gone.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return 0
 
 
