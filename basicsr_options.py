@@ -6,22 +6,72 @@ Patches nothing: `basicsr_compat` puts it behind BasicSR's own parse_options.
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import os
 import re
 import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
 
-__all__ = ["add_arguments", "nearest", "read_options"]
+from basicsr_schema import Count, Natural, OneOf, mistakes_in, nearest, shown, shown_key
+
+__all__ = [
+    "LoggerOptions",
+    "Network",
+    "OptionMistakes",
+    "add_arguments",
+    "examine",
+    "nearest",
+    "read_options",
+    "registered",
+]
 
 
-def nearest(word: str, known) -> str:
-    """The hint ` (did you mean 'x'?)` for a misspelt word, or '' where no known word is close."""
-    close = difflib.get_close_matches(str(word), [str(item) for item in known], n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+class OptionMistakes(ValueError):
+    """Every mistake that was found in the options, a line each."""
+
+    def __init__(self, mistakes: Collection[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+def registered(kind: str, **further: Any) -> OneOf:
+    """A section whose `type` is a name in BasicSR's registry of this kind; further: see `OneOf`."""
+
+    def names() -> Collection[str]:
+        return _registry(kind).keys()
+
+    def find(name: str) -> Callable[..., Any] | None:
+        return _registry(kind).get(name) if name in names() or f"{name}_basicsr" in names() else None
+
+    return OneOf(f"registered {kind}", find, names, **further)
+
+
+def _registry(kind: str) -> Any:
+    from basicsr.utils import registry  # imports all of BasicSR, which basicsr_compat has to repair first
+
+    return getattr(registry, f"{kind.upper()}_REGISTRY")
+
+
+Section = Mapping[str, Any]
+Network = Annotated[Section, registered("arch")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerOptions:
+    """The section `logger`. keep_last: how many checkpoints are kept; ~ for all of them."""
+
+    print_freq: Count = 100
+    save_checkpoint_freq: Count = 5000
+    keep_last: Count | None = None
+    use_tb_logger: bool = False
+    wandb: Section | None = None
 
 
 def warn(message: str) -> None:
@@ -33,21 +83,30 @@ def warn(message: str) -> None:
 class _OptionLoader(yaml.SafeLoader):
     """BasicSR's loader runs Python tags, and reads 1e-4, which has no dot, as a string (YAML 1.1)."""
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """4e5 is a whole number, as total_iter must be one."""
+        value = self.construct_yaml_float(node)
+        return int(value) if "." not in node.value and value.is_integer() else value
+
 
 _OptionLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
+_OptionLoader.add_constructor("tag:yaml.org,2002:float", _OptionLoader.construct_number)
 
 # What BasicSR itself reads; a key that nearly is one of these is reported as misspelt.
 _KNOWN = {
     "": "name model_type scale num_gpu manual_seed datasets path train val logger dist_params find_unused_parameters",
     "train": "ema_decay optim_g optim_d scheduler total_iter warmup_iter pixel_opt perceptual_opt gan_opt ldl_opt "
     "feature_matching_opt net_d_iters net_d_init_iters",
-    "val": "val_freq save_img suffix metrics pbar",
-    "logger": "print_freq save_checkpoint_freq use_tb_logger wandb",
+    "val": "val_freq save_img suffix metrics pbar key_metric",
+    "logger": " ".join(field.name for field in fields(LoggerOptions)),
 }
+
+
+_MOST_OPTIONS, _DEEPEST = 100_000, 50
 
 
 def _read_yml(path: str) -> dict:
@@ -56,11 +115,45 @@ def _read_yml(path: str) -> dict:
             opt = yaml.load(file, Loader=_OptionLoader)
     except FileNotFoundError:
         raise FileNotFoundError(f"-opt {path}: there is no such file (looked from {os.getcwd()})") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise FileNotFoundError(f"-opt {path} cannot be read: {error.strerror}") from None
+    # A date that does not exist is a ValueError of the loader, as are bytes that are no text.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"-opt {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(opt, dict):
         raise ValueError(f"-opt {path} must hold options as `key: value`, it holds {type(opt).__name__}")
+    _refuse_endless(opt, path)
     return opt
+
+
+def _refuse_endless(opt: dict, path: str) -> None:
+    """Aliases of YAML let a short file stand for an endless one, which whoever copies or prints it would meet."""
+    waiting, count = [(opt, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if depth > _DEEPEST or count > _MOST_OPTIONS:
+            raise ValueError(f"-opt {path} is nested too deeply, or refers to itself by an alias (*name)")
+        if isinstance(value, dict | list):
+            waiting += [(item, depth + 1) for item in (value.values() if isinstance(value, dict) else value)]
+
+
+def _unfit_sections(opt: dict, is_train: bool) -> Iterator[str]:
+    """Say which sections that BasicSR looks into are none."""
+    optional = ["path", "logger", "train", "val", *(key for key in opt if str(key).startswith("network_"))]
+    for key in optional:
+        if opt.get(key) is not None and not isinstance(opt[key], dict):
+            yield f"{key}={shown(opt[key])} must be a section of options, `key: value`"
+    datasets = opt.get("datasets")
+    if datasets is None:
+        return
+    kinds = ("train", "val") if is_train else ("val", "test")
+    if not isinstance(datasets, dict):
+        yield f"datasets={shown(datasets)} must be a section with a section for each set"
+        return
+    for phase, dataset in datasets.items():
+        if str(phase).split("_")[0] not in kinds or not isinstance(phase, str) or not isinstance(dataset, dict):
+            yield f"datasets.{shown_key(phase)} must be a section whose name starts with {' or '.join(kinds)}"
 
 
 def _fill_in(opt: dict, is_train: bool) -> None:
@@ -70,9 +163,9 @@ def _fill_in(opt: dict, is_train: bool) -> None:
     defaults = {"path": {}, "logger": {"use_tb_logger": False}}
     if is_train:
         defaults["path"] = {"resume_state": None}
-        defaults["logger"].update(print_freq=100, save_checkpoint_freq=5000)
+        defaults["logger"].update(print_freq=100, save_checkpoint_freq=5000, keep_last=None)
     if not is_train or opt.get("val") is not None:
-        defaults["val"] = {"save_img": not is_train, "suffix": None, **({"val_freq": 5000} if is_train else {})}
+        defaults["val"] = {"save_img": not is_train, "suffix": None, **({"val_freq": 5000, "key_metric": None} if is_train else {})}
     for section, values in defaults.items():
         opt[section] = {**values, **(opt.get(section) or {})}
     for phase, dataset in (opt.get("datasets") or {}).items():
@@ -103,78 +196,101 @@ def _force(opt: dict, entry: str) -> None:
         raise ValueError(f"--force_yml {entry!r}: the value is not valid YAML: {error}") from None
 
 
-def _require(opt: dict, is_train: bool) -> None:
+def _missing(opt: dict, is_train: bool) -> Iterator[str]:
     """BasicSR meets a missing option as a bare KeyError, some only after it has made the run's folders."""
     required = ["name", "model_type", "datasets"]
     if is_train:
         required += ["train", "train.total_iter", "datasets.train", "datasets.train.batch_size_per_gpu"]
         required += ["datasets.train.num_worker_per_gpu"]
     for where in required:
-        value = opt
-        for key in where.split("."):
+        value, absent = opt, None
+        for depth, key in enumerate(where.split("."), 1):
             value = value.get(key) if isinstance(value, dict) else None
-        if value is None:
-            raise ValueError(f"the options lack {where}; set it in the yml")
-    for phase, dataset in opt["datasets"].items():
-        kinds = ("train", "val") if is_train else ("val", "test")
-        if phase.split("_")[0] not in kinds or not isinstance(dataset, dict):
-            raise ValueError(f"datasets.{phase} must be a section whose name starts with {' or '.join(kinds)}")
+            if value is None:
+                absent = ".".join(where.split(".")[:depth])
+                break
+        if absent == where:
+            yield f"the options lack {where}; set it in the yml"
+
+
+def _name_mistakes(name: Any) -> Iterator[str]:
+    """The name becomes a folder, which is renamed where there is one already."""
+    parts = Path(name).parts if isinstance(name, str) else ()
+    if not parts or parts[0] == "/" or ".." in parts or "\0" in name or max(map(len, parts)) > 100:
+        yield f"name={shown(name)} must be the name of a folder to be made, such as my_run"
     # BasicSR reads 'debug' anywhere in the name as its debug mode, which drops TensorBoard and validates all the time.
-    if "debug" in str(opt["name"]) and not str(opt["name"]).startswith("debug"):
-        raise ValueError(
-            f"name={opt['name']!r} contains 'debug', which BasicSR takes for its debug mode; rename the run, or start "
+    elif "debug" in name and not name.startswith("debug"):
+        yield (
+            f"name={name!r} contains 'debug', which BasicSR takes for its debug mode; rename the run, or start "
             "the name with 'debug' where that is meant"
         )
-    opt["name"] = str(opt["name"])
 
 
-def _check_registered(opt: dict) -> None:
+def _unregistered(opt: dict) -> Iterator[str]:
     """BasicSR meets an unknown type when it gets there: a metric's at the first validation, hours into a run."""
-    from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
-
-    named = {"model_type": (opt["model_type"], MODEL_REGISTRY)}
-    sections = [(key, value, ARCH_REGISTRY) for key, value in opt.items() if key.startswith("network_") and value]
-    sections += [(f"datasets.{phase}", dataset, DATASET_REGISTRY) for phase, dataset in opt["datasets"].items()]
+    model = opt["model_type"]
+    if not isinstance(model, str) or registered("model").find(model) is None:
+        yield f"model_type={shown(model)} is not a registered model{nearest(model, _registry('model').keys())}"
+    named = [("arch", key, value) for key, value in opt.items() if str(key).startswith("network_") and value]
+    named += [("dataset", f"datasets.{phase}", dataset) for phase, dataset in opt["datasets"].items()]
     metrics = (opt.get("val") or {}).get("metrics") or {}
-    sections += [(f"val.metrics.{key}", value, METRIC_REGISTRY) for key, value in metrics.items()]
+    if not isinstance(metrics, dict):
+        yield f"val.metrics={shown(metrics)} must be a section with a section for each metric"
+        metrics = {}
+    named += [("metric", f"val.metrics.{shown_key(key)}", value) for key, value in metrics.items()]
     for key, value in (opt.get("train") or {}).items():
-        if key.endswith("_opt") and isinstance(value, dict) and "type" in value:
-            sections.append((f"train.{key}", value, LOSS_REGISTRY))
-    for where, section, registry in sections:
+        if str(key).endswith("_opt") and isinstance(value, dict) and "type" in value:
+            named.append(("loss", f"train.{key}", value))
+    for kind, where, section in named:
         if not isinstance(section, dict) or "type" not in section:
-            raise ValueError(f"{where} must be a section with a `type`")
-        named[f"{where}.type"] = section["type"], registry
-    for where, (name, registry) in named.items():
-        if name not in registry and f"{name}_basicsr" not in registry:
-            raise ValueError(f"{where}={name!r} is not a registered {registry._name}{nearest(name, registry.keys())}")
+            yield f"{where} must be a section with a `type`"
+        elif not isinstance(section["type"], str) or registered(kind).find(section["type"]) is None:
+            hint = nearest(section["type"], _registry(kind).keys())
+            yield f"{where}.type={shown(section['type'])} is not a registered {kind}{hint}"
+        elif kind == "arch":
+            yield from mistakes_in(section, Network, where)
 
 
-def _check_numbers(opt: dict, is_train: bool) -> None:
+def _impossible_numbers(opt: dict, is_train: bool) -> Iterator[str]:
     """BasicSR divides by these: 0 is a ZeroDivisionError in the middle of the run."""
     if not is_train:
         return
-    for where, least in {
-        "train.total_iter": 1,
-        "logger.print_freq": 1,
-        "logger.save_checkpoint_freq": 1,
-        "val.val_freq": 1,
-        "datasets.train.batch_size_per_gpu": 1,
-        "datasets.train.num_worker_per_gpu": 0,
+    for where, annotation in {
+        "train.total_iter": Count,
+        "logger.print_freq": Count,
+        "logger.save_checkpoint_freq": Count,
+        "logger.keep_last": Count | None,
+        "val.val_freq": Count,
+        "datasets.train.batch_size_per_gpu": Count,
+        "datasets.train.num_worker_per_gpu": Natural,
     }.items():
         section = opt
         *path, key = where.split(".")
         for name in path:
             section = section.get(name) or {}
-        if key not in section:
-            continue
-        value = section[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < least:
-            raise ValueError(f"{where}={value!r} must be a whole number >= {least}")
-        section[key] = int(value)
+        if section.get(key) is not None:
+            if isinstance(section[key], float) and section[key].is_integer():
+                section[key] = int(section[key])
+            yield from mistakes_in(section[key], annotation, where)
+    batch, queue = opt["datasets"]["train"]["batch_size_per_gpu"], opt.get("queue_size")
+    if isinstance(batch, int) and isinstance(queue, int) and batch > 0 and queue % batch:
+        yield f"queue_size={queue} must be a multiple of datasets.train.batch_size_per_gpu={batch}"
     scheduler, total = opt["train"].get("scheduler") or {}, opt["train"]["total_iter"]
-    if scheduler.get("type") == "CosineAnnealingRestartLR" and sum(scheduler.get("periods", [total])) < total:
-        raise ValueError(
-            f"train.scheduler.periods={scheduler['periods']} must add up to train.total_iter={total} at least"
+    if isinstance(scheduler, dict) and scheduler.get("type") == "CosineAnnealingRestartLR" and isinstance(total, int):
+        periods = scheduler.get("periods")
+        if not isinstance(periods, list) or not all(isinstance(period, int) for period in periods):
+            yield f"train.scheduler.periods={shown(periods)} must be a list of whole numbers"
+        elif sum(periods) < total:
+            yield f"train.scheduler.periods={shown(periods)} must add up to train.total_iter={total} at least"
+
+
+def _unknown_key_metric(opt: dict) -> Iterator[str]:
+    val = opt.get("val") or {}
+    name, known = val.get("key_metric"), list(val.get("metrics") or {})
+    if name is not None and name not in known:
+        yield (
+            f"val.key_metric={shown(name)} must be the name of one of val.metrics, {', '.join(map(str, known)) or 'none'}"
+            f"{nearest(name, known)}"
         )
 
 
@@ -187,53 +303,104 @@ def _path_keys(opt: dict) -> tuple[list[str], bool]:
     Known are those of the yml's networks and those that the model class names in its attribute `path_keys`. A model of
     another package that has no such attribute may have networks without a section of their own.
     """
-    from basicsr.utils.registry import MODEL_REGISTRY
-
-    names = [key.removeprefix("network_") for key in opt if key.startswith("network_") and opt[key]]
+    names = [str(key).removeprefix("network_") for key in opt if str(key).startswith("network_") and opt[key]]
     keys = [form.format(name) for name in names for form in ("pretrain_network_{}", "param_key_{}", "strict_load_{}")]
-    registered = opt.get("model_type") in MODEL_REGISTRY
-    model = MODEL_REGISTRY.get(opt["model_type"]) if registered else None
+    model = _model_class(opt)
     own = getattr(model, "path_keys", None)
-    open_ended = registered and own is None and not model.__module__.startswith("basicsr.")
+    open_ended = model is not None and own is None and not model.__module__.startswith("basicsr.")
     return [*keys, *(own or ()), "resume_state", "ignore_resume_networks"], open_ended
 
 
-def _check_paths(opt: dict, is_train: bool) -> None:
+def _model_class(opt: dict) -> Any:
+    name = opt.get("model_type")
+    return registered("model").find(name) if isinstance(name, str) else None
+
+
+def _path_mistakes(opt: dict, is_train: bool) -> Iterator[str]:
     """BasicSR makes a folder of an unknown key under path:, trains from scratch, and tests with random weights."""
     path = opt["path"]
     known, open_ended = _path_keys(opt)
     for key, value in path.items():
-        if key not in known and not (open_ended and _PATH_KEY.fullmatch(key)):
-            raise ValueError(f"path.{key} is not an option{nearest(key, known)}; known here: {', '.join(known)}")
-        if not isinstance(value, str) or key.startswith("param_key"):
-            continue
-        path[key] = value = os.path.expanduser(value)
-        names_file = key == "resume_state" or value.endswith((".pth", ".pt", ".ckpt", ".safetensors"))
-        if names_file and not os.path.isfile(value):
-            raise FileNotFoundError(f"path.{key}={value!r}: there is no such file (looked from {os.getcwd()})")
+        where = f"path.{shown_key(key)}"
+        if key not in known and not (open_ended and isinstance(key, str) and _PATH_KEY.fullmatch(key)):
+            yield f"{where} is not an option{nearest(key, known)}; known here: {', '.join(known)}"
+        elif key.startswith("strict_load"):
+            yield from mistakes_in(value, bool, where)
+        elif key != "ignore_resume_networks":
+            yield from mistakes_in(value, str | None, where)
     weights = [key for key in known if key.startswith("pretrain_")]
-    if not is_train and weights and not any(path[key] for key in path if key.startswith("pretrain_")):
-        raise ValueError(
+    if not is_train and weights and not any(path[key] for key in path if str(key).startswith("pretrain_")):
+        yield (
             f"path.{weights[0]} is not set: a test without weights would measure a random network; set it to the "
             "checkpoint to test"
         )
 
 
-def _check_data(opt: dict) -> None:
+def _missing_checkpoints(opt: dict) -> Iterator[str]:
+    for key, value in opt["path"].items():
+        if not isinstance(value, str) or str(key).startswith("param_key"):
+            continue
+        opt["path"][key] = value = os.path.expanduser(value)
+        names_file = key == "resume_state" or value.endswith((".pth", ".pt", ".ckpt", ".safetensors"))
+        if names_file and not os.path.isfile(value):
+            yield f"path.{key}={shown(value)}: there is no such file (looked from {os.getcwd()})"
+
+
+def _missing_data(opt: dict) -> Iterator[str]:
     """BasicSR meets a missing data folder after it has made the run's own folders and renamed an older run's."""
     for phase, dataset in opt["datasets"].items():
         for key, value in dataset.items():
-            if not key.startswith(("dataroot", "meta_info")) or value is None:
+            if not str(key).startswith(("dataroot", "meta_info")) or value is None:
                 continue
             several = isinstance(value, list)
-            values = [os.path.expanduser(str(item)) for item in (value if several else [value])]
+            values = value if several else [value]
+            if not all(isinstance(item, str) for item in values):
+                yield f"datasets.{phase}.{key}={shown(value)} must be a path"
+                continue
+            values = [os.path.expanduser(item) for item in values]
             dataset[key] = values if several else values[0]
             for item in values:
                 if not os.path.exists(item):
-                    raise FileNotFoundError(
-                        f"datasets.{phase}.{key}={item!r} does not exist (looked from {os.getcwd()}); "
+                    yield (
+                        f"datasets.{phase}.{key}={shown(item)} does not exist (looked from {os.getcwd()}); "
                         "datasets/README.md says how to get and prepare the images"
                     )
+
+
+def build_on_meta(opt: dict) -> tuple[dict[str, torch.nn.Module], list[str]]:
+    """The networks of the sections network_*, without memory for their weights; and what cannot be built.
+
+    Their constructors know which options cannot go together.
+    """
+    networks, mistakes = {}, []
+    for key, section in opt.items():
+        if not str(key).startswith("network_") or not section or list(mistakes_in(section, Network, key)):
+            continue
+        arguments = {name: value for name, value in section.items() if name != "type"}
+        try:
+            with torch.device("meta"):
+                networks[key] = registered("arch").find(section["type"])(**copy.deepcopy(arguments))
+        except Exception as error:  # whatever PyTorch says to sizes that cannot be
+            mistakes.append(f"{key} of type {section['type']} cannot be built: {_one_line(error)}")
+    return networks, mistakes
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _declared_mistakes(opt: dict, is_train: bool) -> Iterator[str]:
+    """What the classes of model and data sets say that declare their options: see CONTRIBUTING.md."""
+    for phase, dataset in opt["datasets"].items():
+        name = dataset.get("type")
+        found = registered("dataset").find(name) if isinstance(name, str) else None
+        if hasattr(found, "option_mistakes"):
+            yield from found.option_mistakes(dataset, f"datasets.{phase}")
+    model = _model_class(opt)
+    if hasattr(model, "option_mistakes"):
+        networks, mistakes = build_on_meta(opt)
+        yield from mistakes
+        yield from model.option_mistakes(opt, is_train, networks)
 
 
 def _report_misspelt(opt: dict) -> None:
@@ -253,8 +420,6 @@ def _settle_devices(opt: dict) -> None:
     """BasicSR takes num_gpu at its word: no GPU there is a crash, as are CUDA streams and pinned memory on a CPU."""
     there = torch.cuda.device_count()
     asked = there if opt["num_gpu"] == "auto" else opt["num_gpu"]
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 0:
-        raise ValueError(f"num_gpu={asked!r} must be 'auto' or a whole number >= 0")
     if asked > there and (there == 0 or not opt["dist"]):
         warn(f"num_gpu={asked}, but this machine has {there}: running on {f'{there} GPU' if there else 'the CPU'}")
         asked = there
@@ -304,30 +469,71 @@ def read_options(args: argparse.Namespace, root_path: str, is_train: bool) -> di
         is_train: whether this is a training.
 
     Raises:
-        ValueError: an option is missing, unknown or impossible; the message names it and says what to do.
-        FileNotFoundError: the option file, a data folder or a checkpoint is not there.
+        OptionMistakes: options are missing, unknown or impossible, or name data or checkpoints that are not there; the
+            message says of each what to do, a line each.
+        ValueError: the option file holds no options.
+        FileNotFoundError: the option file is not there.
+    """
+    opt, mistakes, missing = examine(args, root_path, is_train)
+    if mistakes or missing:
+        raise OptionMistakes([*mistakes, *missing])
+    return opt
+
+
+def examine(args: argparse.Namespace, root_path: str, is_train: bool) -> tuple[dict, list[str], list[str]]:
+    """As `read_options`, for who goes on where files are missing.
+
+    Returns:
+        The options, which can be used where there are no mistakes; what is wrong in them; and which files they name
+        that are not there. ValueError and FileNotFoundError as `read_options`.
     """
     opt = _read_yml(args.opt)
-    _fill_in(opt, is_train)
-    for entry in args.force_yml or ():
-        _force(opt, entry)
-    _require(opt, is_train)
-    if args.debug and not opt["name"].startswith("debug"):
-        opt["name"] = f"debug_{opt['name']}"
-    if is_train and opt["name"].startswith("debug"):
-        opt["logger"].update(print_freq=1, save_checkpoint_freq=8)
-        if opt.get("val") is not None:
-            opt["val"]["val_freq"] = 8
-    opt.update(auto_resume=args.auto_resume, is_train=is_train, root_path=root_path, dist=args.launcher != "none")
+    mistakes = list(_unfit_sections(opt, is_train))
+    if not mistakes:
+        _fill_in(opt, is_train)
+        for entry in args.force_yml or ():
+            try:
+                _force(opt, entry)
+            except ValueError as error:
+                mistakes.append(str(error))
+        mistakes += _unfit_sections(opt, is_train)
+    mistakes += _missing(opt, is_train)
+    if mistakes:
+        return opt, _one_a_field(mistakes), []
+    if isinstance(opt["name"], int | float):
+        opt["name"] = str(opt["name"])
+    mistakes = [*_name_mistakes(opt["name"]), *_unregistered(opt), *_impossible_numbers(opt, is_train)]
+    mistakes += _unknown_key_metric(opt)
+    mistakes += mistakes_in(opt["num_gpu"], Natural | Literal["auto"], "num_gpu")
+    mistakes += mistakes_in(opt["manual_seed"], Natural | None, "manual_seed")
+    mistakes += _path_mistakes(opt, is_train)
     for phase, dataset in opt["datasets"].items():
         dataset["phase"] = phase.split("_")[0]
         if "scale" in opt:
             dataset["scale"] = opt["scale"]
+    mistakes += _declared_mistakes(opt, is_train)
+    missing = [*_missing_data(opt), *_missing_checkpoints(opt)]
     _report_misspelt(opt)
-    _check_registered(opt)
-    _check_numbers(opt, is_train)
-    _check_data(opt)
-    _check_paths(opt, is_train)
-    _settle_devices(opt)
-    _set_run_folders(opt, is_train)
-    return opt
+    opt.update(auto_resume=args.auto_resume, is_train=is_train, root_path=root_path, dist=args.launcher != "none")
+    if not mistakes:
+        _name_debug_run(opt, args.debug)
+        _settle_devices(opt)
+        _set_run_folders(opt, is_train)
+    return opt, _one_a_field(mistakes), missing
+
+
+def _one_a_field(mistakes: Iterable[str]) -> list[str]:
+    """The first of the mistakes of each field: a value that is no number is not too small as well."""
+    first: dict[str, str] = {}
+    for mistake in mistakes:
+        first.setdefault(mistake.partition("=")[0], mistake)
+    return list(first.values())
+
+
+def _name_debug_run(opt: dict, debug: bool) -> None:
+    if debug and not opt["name"].startswith("debug"):
+        opt["name"] = f"debug_{opt['name']}"
+    if opt["is_train"] and opt["name"].startswith("debug"):
+        opt["logger"].update(print_freq=1, save_checkpoint_freq=8)
+        if opt.get("val") is not None:
+            opt["val"]["val_freq"] = 8

@@ -29,6 +29,7 @@ __all__ = [
     "read_section",
     "section_mistakes",
     "shown",
+    "shown_key",
 ]
 
 
@@ -46,21 +47,24 @@ class OptionsOf(NamedTuple):
     without: tuple[str, ...] = ()
 
 
-class OneOf(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, as what an annotation holds must be hashable
+class OneOf:
     """A section whose `type` chooses among declarations, and whose other keys are those of the one chosen.
 
     find: name -> the declaration, or None where there is none of this name.
     names: () -> all names, for the hint at a misspelt one.
     kind: what they are called, e.g. 'registered loss'.
     without: arguments that the program gives, not the section.
-    also: keys of the section that others read.
+    also: keys of the section that others read, with their annotations.
+    swallows: whether `**kwargs` of a declaration are thrown away instead of used.
     """
 
     kind: str
     find: Callable[[str], Callable[..., Any] | None]
     names: Callable[[], Collection[str]]
     without: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
+    also: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    swallows: Callable[[Callable[..., Any]], bool] = lambda declaration: False
 
 
 Natural = Annotated[int, Rule(">= 0", lambda value: value >= 0)]
@@ -87,6 +91,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
+def shown_key(key: object) -> str:
+    """A key as errors show it: bare where it is a word."""
+    return key if isinstance(key, str) and key.isprintable() and len(key) <= 80 else shown(key)
+
+
 def mistakes_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
     """Say what of `value` does not fit an annotation; a line each, which names the field, the value and the rule.
 
@@ -107,7 +116,7 @@ def mistakes_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
         yield from section_mistakes(value, section.declaration, where, without=section.without)
     else:  # sections under names of the user's own
         for key, item in value.items():
-            yield from mistakes_in(item, section, f"{where}.{key}")
+            yield from mistakes_in(item, section, f"{where}.{shown_key(key)}")
 
 
 def section_mistakes(
@@ -116,28 +125,30 @@ def section_mistakes(
     where: str,
     *,
     without: Collection[str] = (),
-    also: Collection[str] = (),
+    also: Mapping[str, Any] = types.MappingProxyType({}),
     swallows: bool = False,
 ) -> Iterator[str]:
     """Say which keys of a section are unknown or missing, and which values do not fit.
 
     Args:
+        where: the section's name, '' for the whole of the options.
         declaration: a dataclass, or a function whose arguments the keys become.
         without: arguments that the program gives, not the section.
-        also: keys that others read.
+        also: keys that others read, with their annotations.
         swallows: whether `**kwargs` of the function are thrown away instead of used.
     """
     known, required, open_ended = _fields(declaration)
-    known = {key: annotation for key, annotation in known.items() if key not in without}
+    known = {key: annotation for key, annotation in known.items() if key not in without} | dict(also)
+    prefix = f"{where}." if where else ""
     for key, value in section.items():
         if key in known:
-            yield from mistakes_in(value, known[key], f"{where}.{key}")
-        elif key not in also and (swallows or not open_ended or not isinstance(key, str)):
-            hint = nearest(key, [*known, *also]) or f"; known: {', '.join(known) or 'none'}"
-            yield f"{where}.{key} is not an option{hint}"
+            yield from mistakes_in(value, known[key], f"{prefix}{key}")
+        elif swallows or not open_ended or not isinstance(key, str):
+            hint = nearest(key, known) or f"; known: {', '.join(known)}"
+            yield f"{prefix}{shown_key(key)} is not an option{hint}"
     for key in known:
         if key in required and key not in section:
-            yield f"{where}.{key} is missing: it must be {_described(known[key])}"
+            yield f"{prefix}{key} is missing: it must be {_described(known[key])}"
 
 
 def read_section(declaration: type, section: Mapping[str, Any], where: str) -> Any:
@@ -157,10 +168,10 @@ def _typed_section_mistakes(section: Mapping[Any, Any], choice: OneOf, where: st
     if declaration is None:
         yield f"{where}.type={shown(name)} is not a {choice.kind}{nearest(name, choice.names())}"
         return
-    # BasicSR's metrics take any keyword and look at none
-    swallows = str(getattr(declaration, "__module__", "")).startswith("basicsr.")
-    also = ("type", *choice.also)
-    yield from section_mistakes(section, declaration, where, without=choice.without, also=also, swallows=swallows)
+    also = {"type": str, **choice.also}
+    yield from section_mistakes(
+        section, declaration, where, without=choice.without, also=also, swallows=choice.swallows(declaration)
+    )
 
 
 @functools.cache

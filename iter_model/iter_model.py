@@ -1,8 +1,7 @@
 """Stages II and III: distortion removal, token refinement and evaluation (ITER, arXiv:2312.05616, Algorithm 1)."""
 
 import copy
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_options import nearest
+from basicsr_schema import shown
 from iter_arch.checkpoint import load_strictly, read_checkpoint, save_pretrained
 from iter_arch.color import match_color
 from iter_arch.iter_arch import ITER
@@ -20,6 +19,7 @@ from iter_arch.released import tuned_sampling
 from iter_arch.sampling import SamplingConfig, draw_tokens
 from iter_arch.schedule import mask_ratio
 from iter_data import DegradationOptions, PairPool, batch_to_pair
+from iter_model.options import ITERTrainOptions, ITERValOptions, crop_mistakes, ground_truth_mistakes
 from iter_model.training import TrainingMixin
 from iter_model.validation import ValidationMixin
 
@@ -67,39 +67,63 @@ class TrainedNetworks(nn.Module):
         return Predictions(lq_logits, refiner_logits, self.evaluator.logits(S_r, evaluator), evaluator_logits, S_l, S_r)
 
 
-def read_sampling(section: Mapping[str, Any]) -> SamplingConfig:
-    """The yml's section val.sampling; ValueError for an unknown key or an impossible value."""
-    known = [field.name for field in dataclasses.fields(SamplingConfig)]
-    for key in section:
-        if key not in known:
-            raise ValueError(f"val.sampling.{key} is not an option{nearest(key, known)}; known: {', '.join(known)}")
-    return SamplingConfig(**section)
+def _missing_vqgan(path: Mapping[str, Any]) -> Iterator[str]:
+    if not path.get("pretrain_network_vqgan") and not path.get("pretrain_network_g"):
+        yield (
+            "path.pretrain_network_vqgan is missing: stages II and III need a Swin-VQGAN; train one with "
+            "`basicsr train -opt options/train_swin_vqgan.yml` and name its checkpoint here"
+        )
 
 
 @MODEL_REGISTRY.register()
 class ITERModel(ValidationMixin, TrainingMixin):
     """Trains E_l, phi_r and phi_e in the token space of a frozen Swin-VQGAN; validates the whole of ITER.
 
-    Options besides those of `TrainingMixin`: network_g of type ITER; path.pretrain_network_vqgan (a stage-I checkpoint,
-    whose params_ema are taken where there are some, or a whole ITER; needed in training unless pretrain_network_g has a
+    Besides the declared sections: network_g of type ITER; path.pretrain_network_vqgan (a stage-I checkpoint, whose
+    params_ema are taken where there are some, or a whole ITER; needed in training unless pretrain_network_g has a
     VQGAN, and even then to resume); path.pretrain_network_g (a whole ITER, of the authors' release too, or a checkpoint
-    of this model); train.mask_schedule (gamma of Algorithm 1, default cosine), train.queue_size (pairs
-    in the pool that mixes degradations within a batch, default 0, none), train.dist_opt, train.refiner_opt,
-    train.evaluator_opt (losses); val.sampling (see `SamplingConfig`; by default network_g.sampling), val.seed,
-    val.tile, val.color_correction (default true in tests, false in training).
+    of this model).
     """
+
+    train_options = ITERTrainOptions
+    val_options = ITERValOptions
 
     # Known to the check of the options besides those of network_g.
     path_keys = ("pretrain_network_vqgan",)
 
+    @classmethod
+    def option_mistakes(
+        cls, opt: Mapping[str, Any], is_train: bool, networks: Mapping[str, nn.Module]
+    ) -> Iterator[str]:
+        """See `TrainingMixin`."""
+        mistakes = list(super().option_mistakes(opt, is_train, networks))
+        yield from mistakes
+        if not any(mistake.startswith("val.") for mistake in mistakes):
+            yield from ground_truth_mistakes(opt)
+        net = networks.get("network_g")
+        if net is not None and not isinstance(net, ITER):
+            yield f"network_g.type={opt['network_g']['type']} must be ITER for model_type ITERModel"
+        elif net is not None:
+            if opt.get("scale") != net.scale:
+                yield f"network_g.scale={net.scale} must be the scale of the data, scale={shown(opt.get('scale'))}"
+            tile = (opt.get("val") or {}).get("tile")
+            if isinstance(tile, int) and tile < net.multiple:
+                yield f"val.tile={tile} must be at least {net.multiple}, the LQ pixels of a window of tokens"
+        if is_train:
+            if isinstance(net, ITER):
+                yield from crop_mistakes(opt, net.multiple * net.scale)
+            queue, batch = opt["train"].get("queue_size"), opt["datasets"]["train"].get("batch_size_per_gpu")
+            if isinstance(queue, int) and isinstance(batch, int) and 0 < queue < batch:
+                yield f"train.queue_size={queue} must be 0, or at least datasets.train.batch_size_per_gpu={batch}"
+            yield from _missing_vqgan(opt["path"])
+
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
-        val = opt.get("val") or {}
-        self.setup_switches()
+        self.read_options()
         self.build_metrics()
         self.iter = build_network(opt["network_g"])
-        section = val.get("sampling")
-        self.sampling = tuned_sampling(self.iter.config) if section is None else read_sampling(section)
+        section = self.val.sampling
+        self.sampling = tuned_sampling(self.iter.config) if section is None else SamplingConfig(**section)
         self._load_networks()
         self.iter.to(self.device, memory_format=self.memory_format)
         self.iter.vqgan.requires_grad_(False)
@@ -129,14 +153,10 @@ class ITERModel(ValidationMixin, TrainingMixin):
             get_root_logger().info(f"Loaded SwinVQGAN from {vqgan}")
 
     def init_training_settings(self) -> None:
-        options = self.opt["train"]
-        if not self.opt["path"].get("pretrain_network_vqgan") and not self.opt["path"].get("pretrain_network_g"):
-            raise ValueError(
-                "path.pretrain_network_vqgan is missing: stages II and III need a Swin-VQGAN; train one with "
-                "`basicsr train -opt options/train_swin_vqgan.yml` and name its checkpoint here"
-            )
+        for mistake in _missing_vqgan(self.opt["path"]):
+            raise ValueError(mistake)
         self.net_g = self.model_to_device(self.net_g)
-        if self.ema_decay:
+        if self.train.ema_decay:
             # After DDP gave every rank the weights of rank 0; the frozen VQGAN is shared.
             self.iter_ema = copy.deepcopy(self.iter, {id(self.iter.vqgan): self.iter.vqgan}).requires_grad_(False)
             self.net_g_ema = TrainedNetworks(self.iter_ema)
@@ -147,18 +167,18 @@ class ITERModel(ValidationMixin, TrainingMixin):
                 load_strictly(self.net_g_ema, trained, self.opt["path"]["pretrain_network_g"])
         self.net_g.train()
         self.criteria = {
-            name: build_loss(options[f"{name}_opt"]).to(self.device) for name in ("dist", "refiner", "evaluator")
+            "dist": build_loss(self.train.dist_opt).to(self.device),
+            "refiner": build_loss(self.train.refiner_opt).to(self.device),
+            "evaluator": build_loss(self.train.evaluator_opt).to(self.device),
         }
-        self.schedule = options.get("mask_schedule", "cosine")
-        mask_ratio(self.schedule, 1.0)
         train = self.opt["datasets"]["train"]
         self.degradation = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
-        self.pool = PairPool(options["queue_size"]) if options.get("queue_size") else None
+        self.pool = PairPool(self.train.queue_size) if self.train.queue_size else None
         seed = self.opt["manual_seed"] + self.opt["rank"]
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
         self.setup_schedulers()
-        if self.use_compile:
+        if self.train.compile:
             self.net_g.compile()
             self.iter.vqgan.encoder.compile()
 
@@ -190,7 +210,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         """
         b, h, w = shape
         r = 1 - torch.rand(b, generator=self.generator)
-        masked = torch.ceil(mask_ratio(self.schedule, r.double()) * h * w - 1e-6)
+        masked = torch.ceil(mask_ratio(self.train.mask_schedule, r.double()) * h * w - 1e-6)
         rank = torch.rand(b, h * w, generator=self.generator).argsort(1).argsort(1)
         m_t = (rank >= masked[:, None]).view(b, h, w)
         alpha = torch.rand(b, generator=self.generator)
@@ -211,7 +231,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         }
         self.backward(sum(losses.values()))
         self.step(self.optimizer_g, current_iter)
-        if self.ema_decay:
+        if self.train.ema_decay:
             self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)
         judged = predicted.evaluator_logits.detach().argmax(1) == 1
         self.losses = losses | {
@@ -222,7 +242,6 @@ class ITERModel(ValidationMixin, TrainingMixin):
 
     @torch.no_grad()
     def test(self) -> None:
-        val = self.opt["val"]
         net = getattr(self, "iter_ema", self.iter)
         was_training = net.lq_encoder.training
         net.eval()
@@ -231,18 +250,19 @@ class ITERModel(ValidationMixin, TrainingMixin):
             restored = net.restore(
                 self.lq,
                 config=self.sampling,
-                seed=val.get("seed", 0),
+                seed=self.val.seed,
                 on_step=lambda t, tokens, mask: self.steps.append((t, tokens, mask)),
-                tile=val.get("tile"),
+                tile=self.val.tile,
             )
         self.output = restored.image.float()
-        if val.get("color_correction", not self.is_train):
+        corrected = self.val.color_correction
+        if corrected if corrected is not None else not self.is_train:
             self.output = match_color(self.output, self.lq)
         if was_training:
             self.get_bare_model(self.net_g).train()
 
-    def draw(self, tb_logger: Any, tag: str, current_iter: int) -> None:
-        """lq, S_l decoded, every step (what is masked there is dark), result and gt side by side."""
+    def draw(self) -> Tensor:
+        """lq, S_l decoded, every step (what is masked there is dark), result and gt side by side, (3, H, W)."""
         height, width = self.output.shape[-2:]
         vqgan = self.iter.vqgan
         columns = [nn.functional.interpolate(self.lq, (height, width), mode="nearest")]
@@ -256,11 +276,11 @@ class ITERModel(ValidationMixin, TrainingMixin):
         columns.append(self.output)
         if self.gt is not None:
             columns.append(self.gt)
-        tb_logger.add_image(tag, torch.cat(columns, dim=3)[0].clamp(0, 1).float(), current_iter)
+        return torch.cat(columns, dim=3)[0]
 
     def save(self, epoch: int, current_iter: int) -> None:
         networks, keys = [self.net_g], ["params"]
-        if self.ema_decay:
+        if self.train.ema_decay:
             networks, keys = [self.net_g, self.net_g_ema], ["params", "params_ema"]
         self.save_network(networks, "net_g", current_iter, param_key=keys)
         self.save_training_state(epoch, current_iter)

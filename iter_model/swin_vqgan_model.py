@@ -1,7 +1,7 @@
 """Stage I: training of the Swin-VQGAN (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1)."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,27 +10,43 @@ from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from scipy.cluster.vq import kmeans2
-from torch import Tensor
+from torch import Tensor, nn
 
 from iter_arch.quantizer import VectorQuantizer
+from iter_arch.swin_vqgan_arch import SwinVQGAN
 from iter_arch.tiling import pad_to_multiple
+from iter_model.options import SwinVQGANTrainOptions, ValOptions, crop_mistakes
 from iter_model.training import TrainingMixin, all_reduce_sum, broadcast_from_main
 from iter_model.validation import ValidationMixin
 
 
 @MODEL_REGISTRY.register()
 class SwinVQGANModel(ValidationMixin, TrainingMixin):
-    """L1 + SSIM + LPIPS + VQ + hinge GAN, each where the yml names it; network_g SwinVQGAN, network_d optional.
+    """L1 + SSIM + LPIPS + VQ + hinge GAN, each where the yml names it; network_g SwinVQGAN, network_d optional."""
 
-    Besides the switches of `TrainingMixin`, the section `train` has pixel_opt, ssim_opt, perceptual_opt, gan_opt
-    (losses), vq_weight (default 1), quantize_start_iter (first iteration that quantises, after a warm-up as a plain
-    autoencoder; default 1, no warm-up), net_d_start_iter (first iteration with the GAN loss, default 0) and revive_freq
-    (iterations after which codes that nothing chose are replaced by latents of the batch, default 200, 0 = never).
-    """
+    train_options = SwinVQGANTrainOptions
+    val_options = ValOptions
+    further_networks = ("network_d",)
+
+    @classmethod
+    def option_mistakes(
+        cls, opt: Mapping[str, Any], is_train: bool, networks: Mapping[str, nn.Module]
+    ) -> Iterator[str]:
+        """See `TrainingMixin`."""
+        yield from super().option_mistakes(opt, is_train, networks)
+        net = networks.get("network_g")
+        if net is not None and not isinstance(net, SwinVQGAN):
+            yield f"network_g.type={opt['network_g']['type']} must be SwinVQGAN for model_type SwinVQGANModel"
+        elif is_train and net is not None:
+            yield from crop_mistakes(opt, net.factor * net.window)
+        if is_train and opt["train"].get("gan_opt"):
+            for name, section in (("network_d", opt), ("train.optim_d", opt["train"])):
+                if not section.get(name.removeprefix("train.")):
+                    yield f"{name} is missing: train.gan_opt needs it; or take train.gan_opt out"
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
-        self.setup_switches()
+        self.read_options()
         self.build_metrics()
         self.net_g = self.model_to_device(build_network(opt["network_g"]).to(memory_format=self.memory_format))
         self.print_network(self.net_g)
@@ -41,30 +57,30 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
             self.init_training_settings()
 
     def init_training_settings(self) -> None:
-        options, path = self.opt["train"], self.opt["path"]
+        path = self.opt["path"]
         self.net_g.train()
-        if self.ema_decay:
+        if self.train.ema_decay:
             self.net_g_ema = build_network(self.opt["network_g"]).to(self.device).eval().requires_grad_(False)
             self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
             if path.get("pretrain_network_g"):
                 # Of a resumed run, say: BasicSR then sets this path.
                 self.load_into(self.net_g_ema, path["pretrain_network_g"])
         self.criteria = {
-            name: build_loss(options[f"{section}_opt"]).to(self.device)
-            for name, section in (("l_pix", "pixel"), ("l_ssim", "ssim"), ("l_percep", "perceptual"))
-            if options.get(f"{section}_opt")
+            name: build_loss(section).to(self.device)
+            for name, section in (
+                ("l_pix", self.train.pixel_opt),
+                ("l_ssim", self.train.ssim_opt),
+                ("l_percep", self.train.perceptual_opt),
+            )
+            if section
         }
-        self.vq_weight = options.get("vq_weight", 1.0)
-        self.revive_freq = options.get("revive_freq", 200)
-        self.quantize_start_iter = options.get("quantize_start_iter", 1)
         # Iteration before which the codebook is made; a pretrained one is kept.
-        self.codebook_iter = None if path.get("pretrain_network_g") else self.quantize_start_iter
+        self.codebook_iter = None if path.get("pretrain_network_g") else self.train.quantize_start_iter
         self.recent_latents: deque[Tensor] = deque(maxlen=32)
         self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
-        self.net_d_start_iter = options.get("net_d_start_iter", 0)
         self.net_d = None
-        if options.get("gan_opt"):
-            self.cri_gan = build_loss(options["gan_opt"]).to(self.device)
+        if self.train.gan_opt:
+            self.cri_gan = build_loss(self.train.gan_opt).to(self.device)
             self.net_d = self.model_to_device(build_network(self.opt["network_d"]).to(memory_format=self.memory_format))
             if path.get("pretrain_network_d"):
                 self.load_into(self.get_bare_model(self.net_d), path["pretrain_network_d"], "params")
@@ -73,7 +89,7 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         self.setup_schedulers()
         self.code_counts = torch.zeros(self.quantizer.num_codes, device=self.device)
         self.window_counts = self.code_counts
-        if self.use_compile:
+        if self.train.compile:
             self.net_g.compile()
             if self.net_d is not None:
                 self.net_d.compile()
@@ -90,8 +106,8 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
     def optimize_parameters(self, current_iter: int) -> None:
         if current_iter == self.codebook_iter:
             self._initialize_codebook()
-        quantize = current_iter >= self.quantize_start_iter
-        with_gan = self.net_d is not None and current_iter >= self.net_d_start_iter
+        quantize = current_iter >= self.train.quantize_start_iter
+        with_gan = self.net_d is not None and current_iter >= self.train.net_d_start_iter
         if with_gan:
             self.net_d.requires_grad_(False)
         with self.autocast(), self.synchronised(self.net_g, current_iter):
@@ -99,14 +115,14 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
             scores = self.net_d(output.image) if with_gan else None
         image = output.image.float()
         losses = {name: criterion(image, self.gt) for name, criterion in self.criteria.items()}
-        losses["l_vq"] = self.vq_weight * output.loss
+        losses["l_vq"] = self.train.vq_weight * output.loss
         if with_gan:
             losses["l_gan"] = self.cri_gan(scores.float(), True, is_disc=False)
         self.backward(sum(losses.values()))
         self.step(self.optimizer_g, current_iter)
         if with_gan:
             losses |= self._optimize_discriminator(output.image.detach(), current_iter)
-        if self.ema_decay:
+        if self.train.ema_decay:
             self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)
         self.recent_latents.append(output.latent.detach().float())
         if quantize:
@@ -152,13 +168,13 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         """Give codes new values, those of rank 0 on every rank."""
         broadcast_from_main([vectors])
         self.quantizer.replace(indices, vectors)
-        if self.ema_decay:
+        if self.train.ema_decay:
             self.net_g_ema.quantizer.replace(indices, vectors)
 
     @torch.no_grad()
     def _count_codes(self, tokens: Tensor, current_iter: int) -> None:
         self.code_counts += torch.bincount(tokens.flatten(), minlength=self.quantizer.num_codes)
-        if not self.revive_freq or current_iter % self.revive_freq:
+        if not self.train.revive_freq or current_iter % self.train.revive_freq:
             return
         self.window_counts = all_reduce_sum(self.code_counts.clone())
         dead = (self.window_counts == 0).nonzero().flatten()
@@ -185,8 +201,9 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         self.output = net(padded).image[..., :height, :width]
         net.train(was_training)
 
-    def draw(self, tb_logger: Any, tag: str, current_iter: int) -> None:
-        tb_logger.add_image(tag, torch.cat([self.gt, self.output], dim=3)[0].clamp(0, 1), current_iter)
+    def draw(self) -> Tensor:
+        """gt and output side by side, (3, H, W)."""
+        return torch.cat([self.gt, self.output], dim=3)[0]
 
     def save(self, epoch: int, current_iter: int) -> None:
         if hasattr(self, "net_g_ema"):

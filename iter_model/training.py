@@ -1,8 +1,8 @@
 """What the models of both stages share: precision and compilation, steps of the optimisers, loading of networks."""
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -10,73 +10,86 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 
+from basicsr_options import Network
+from basicsr_schema import read_section, section_mistakes
 from iter_arch.checkpoint import load_strictly, read_checkpoint
+from iter_model.options import RunOptions, Switches, TrainOptions, ValOptions, impossible_optimizers
 
 
 class TrainingMixin(BaseModel):
-    """Switches of the yml's `train` section, all of them optional.
+    """What a model's yml may hold is declared in its class; nothing else is read, and nothing else is accepted."""
 
-    autocast: none (default) or bf16; losses, softmax and quantiser distances stay float32.
-    compile: torch.compile the trained networks; default false.
-    channels_last: memory format of the networks; default false.
-    accumulate: iterations whose gradients are averaged before the optimisers step; default 1.
-    clip_grad_norm: largest norm of an optimiser's gradient; default none.
-    ema_decay: decay of the averaged weights that are validated and shipped; default 0, no average.
-    """
+    train_options: type[TrainOptions]
+    val_options: type[ValOptions]
+    # Sections of networks besides network_g.
+    further_networks: tuple[str, ...] = ()
 
-    def setup_switches(self) -> None:
-        options = self.opt.get("train") or {}
-        autocast = options.get("autocast") or "none"
-        if autocast not in ("none", "bf16"):
-            raise ValueError(f"train.autocast={autocast!r} must be none or bf16")
-        enabled = autocast == "bf16"
-        self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16) if enabled else contextlib.nullcontext
-        self.use_compile = bool(options.get("compile", False))
-        self.memory_format = torch.channels_last if options.get("channels_last") else torch.contiguous_format
-        self.accumulate = options.get("accumulate", 1)
-        if not isinstance(self.accumulate, int) or self.accumulate < 1:
-            raise ValueError(f"train.accumulate={self.accumulate!r} must be an integer >= 1")
-        self.clip_grad_norm = options.get("clip_grad_norm")
-        self.ema_decay = options.get("ema_decay", 0)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"train.ema_decay={self.ema_decay} must be in [0, 1)")
+    @classmethod
+    def option_mistakes(
+        cls, opt: Mapping[str, Any], is_train: bool, networks: Mapping[str, nn.Module]
+    ) -> Iterator[str]:
+        """Say what is wrong with the options of a run, a line each.
+
+        Args:
+            opt: the yml, each of its sections a mapping.
+            networks: those of the yml that can be built, on the meta device.
+        """
+        further = {name: Network | None for name in cls.further_networks}
+        mistakes = list(section_mistakes(opt, RunOptions, "", also=further))
+        if is_train:
+            mistakes += section_mistakes(opt["train"], cls.train_options, "train")
+        if opt.get("val") is not None:
+            mistakes += section_mistakes(opt["val"], cls.val_options, "val")
+        yield from mistakes
+        if is_train and not any(mistake.startswith("train.") for mistake in mistakes):
+            yield from impossible_optimizers(opt["train"])
+
+    def read_options(self) -> None:
+        """Make dataclasses of the sections `train` and `val`."""
+        self.val = read_section(self.val_options, self.opt.get("val") or {}, "val")
+        # Of the section of a training nothing is read in a test.
+        self.train = read_section(self.train_options, self.opt["train"], "train") if self.is_train else Switches()
+        self.memory_format = torch.channels_last if self.train.channels_last else torch.contiguous_format
         self.losses: dict[str, Tensor] = {}
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Around what runs in bf16, where the yml says so."""
+        if self.train.autocast == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
 
     def add_optimizer(self, name: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Optimiser of torch.optim from the section train.<name>, known to BasicSR for schedulers and resuming."""
-        options = dict(self.opt["train"][name])
-        kind = getattr(torch.optim, str(options.pop("type", None)), None)
-        if kind is None:
-            given = self.opt["train"][name].get("type")
-            raise ValueError(f"train.{name}.type={given!r} must be a class of torch.optim")
+        options = {key: value for key, value in self.opt["train"][name].items() if key != "type"}
+        kind = getattr(torch.optim, self.opt["train"][name]["type"])
         optimizer = kind([p for p in parameters if p.requires_grad], **options)
         self.optimizers.append(optimizer)
         return optimizer
 
     def synchronised(self, network: nn.Module, current_iter: int) -> contextlib.AbstractContextManager:
         """Around the network's forward: its gradients are averaged over the ranks only where a step follows."""
-        if current_iter % self.accumulate == 0 or not hasattr(network, "no_sync"):
+        if current_iter % self.train.accumulate == 0 or not hasattr(network, "no_sync"):
             return contextlib.nullcontext()
         return network.no_sync()
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of loss, averaged over accumulated iterations."""
-        (loss / self.accumulate).backward()
+        (loss / self.train.accumulate).backward()
 
     def step(self, optimizer: torch.optim.Optimizer, current_iter: int) -> None:
         """Clip, step and reset where accumulation is complete."""
-        if current_iter % self.accumulate:
+        if current_iter % self.train.accumulate:
             return
-        if self.clip_grad_norm:
+        if self.train.clip_grad_norm:
             for group in optimizer.param_groups:
-                nn.utils.clip_grad_norm_(group["params"], self.clip_grad_norm)
+                nn.utils.clip_grad_norm_(group["params"], self.train.clip_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def update_ema(self, average: nn.Module, trained: nn.Module, current_iter: int) -> None:
         """average <- decay * average + (1 - decay) * trained, with a decay that grows to the one of the yml."""
-        decay = min(self.ema_decay, (1 + current_iter) / (10 + current_iter))
+        decay = min(self.train.ema_decay, (1 + current_iter) / (10 + current_iter))
         torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
 
     def load_into(self, net: nn.Module, path: str, param_key: str | None = None) -> None:

@@ -10,11 +10,11 @@ import torch
 from basicsr.metrics import calculate_metric
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
-from basicsr.utils.registry import METRIC_REGISTRY
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from iter_model.options import ValOptions
 from iter_model.pyiqa_metric import build_metric
 
 BICUBIC = " of bicubic"
@@ -23,16 +23,14 @@ BICUBIC = " of bicubic"
 class ValidationMixin(BaseModel):
     """BasicSR's validation in the form that both stages use; the model provides `feed_data`, `test`, `output`, `gt`.
 
-    Options of the section val besides BasicSR's: bicubic (measure bicubic upsampling of the LQ too, default false) and
-    tb_images (how many images go to TensorBoard, default 4).
+    `val` is the yml's section of that name, see `ValOptions`.
     """
+
+    val: ValOptions
 
     def build_metrics(self) -> None:
         """Build every metric now, so that one that cannot be had ends the run in its first second."""
-        for name, options in ((self.opt.get("val") or {}).get("metrics") or {}).items():
-            if options.get("type") not in METRIC_REGISTRY:
-                known = ", ".join(sorted(key for key, _ in METRIC_REGISTRY))
-                raise ValueError(f"val.metrics.{name}.type={options.get('type')!r} must be one of {known}")
+        for options in (self.val.metrics or {}).values():
             if options["type"] == "pyiqa":
                 build_metric(**{key: value for key, value in options.items() if key != "type"})
 
@@ -41,22 +39,21 @@ class ValidationMixin(BaseModel):
         rank, world = self.opt["rank"], self.opt["world_size"]
         shard = range(rank, len(dataset), world)
         loader = DataLoader(Subset(dataset, shard), batch_size=1, num_workers=dataloader.num_workers)
-        metrics = self.opt["val"].get("metrics") or {}
-        with_bicubic = self.opt["val"].get("bicubic", False)
+        metrics = self.val.metrics or {}
         results: dict[int, dict[str, float]] = {}
-        for index, data in zip(shard, tqdm(loader, disable=rank != 0 or not self.opt["val"].get("pbar")), strict=True):
+        for index, data in zip(shard, tqdm(loader, disable=rank != 0 or not self.val.pbar), strict=True):
             self.feed_data(data)
             self.test()
             image = tensor2img([self.output])
             results[index] = self._measure(image, metrics)
-            if with_bicubic:
+            if self.val.bicubic:
                 bicubic = functional.interpolate(data["lq"], self.output.shape[-2:], mode="bicubic")
                 scores = self._measure(tensor2img([bicubic]), metrics)
                 results[index] |= {f"{metric}{BICUBIC}": score for metric, score in scores.items()}
             stem = osp.splitext(osp.basename(data["lq_path"][0]))[0]
             if save_img:
                 imwrite(image, self._image_path(name, stem, current_iter))
-            if tb_logger and index < self.opt["val"].get("tb_images", 4):
+            if tb_logger and index < self.val.tb_images:
                 self.draw(tb_logger, f"{name}/{stem}", current_iter)
         if world > 1:
             gathered: list[Any] = [None] * world
@@ -77,7 +74,7 @@ class ValidationMixin(BaseModel):
         folder = self.opt["path"]["visualization"]
         if self.opt["is_train"]:
             return osp.join(folder, stem, f"{stem}_{current_iter}.png")
-        return osp.join(folder, dataset, f"{stem}_{self.opt['val'].get('suffix') or self.opt['name']}.png")
+        return osp.join(folder, dataset, f"{stem}_{self.val.suffix or self.opt['name']}.png")
 
     def _log_metrics(self, results: list[dict[str, float]], dataset: str, current_iter: int, tb_logger: Any) -> None:
         self._initialize_best_metric_results(dataset)

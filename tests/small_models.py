@@ -27,6 +27,7 @@ def options(tmp_path, **train) -> dict:
         "path": {"models": str(models), "training_states": str(states), "visualization": str(tmp_path / "images")},
         "logger": {"print_freq": 1},
         "train": {
+            "total_iter": 1000,
             "optim_g": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
             "scheduler": {"type": "MultiStepLR", "milestones": [100], "gamma": 0.5},
             **train,

@@ -8,8 +8,9 @@ from basicsr.models import build_model
 from small_models import iter_model_of, options, vqgan_model
 from small_networks import VQGAN, config, photo, small_iter
 
+from basicsr_schema import read_section
 from iter_arch import SamplingConfig, load_pretrained, save_pretrained
-from iter_model.iter_model import read_sampling
+from iter_model.options import ITERValOptions
 
 
 def train(model, iterations, data, first=1):
@@ -130,9 +131,9 @@ def test_bf16_keeps_losses_finite_and_weights_float32(tmp_path):
     ("switch", "message"),
     [
         ({"autocast": "fp16"}, "train.autocast='fp16' must be none or bf16"),
-        ({"accumulate": 0}, "train.accumulate=0 must be an integer >= 1"),
-        ({"ema_decay": 1.0}, "train.ema_decay=1.0 must be in"),
-        ({"optim_g": {"type": "Adm", "lr": 1}}, "train.optim_g.type='Adm' must be a class of torch.optim"),
+        ({"accumulate": 0}, "train.accumulate=0 must be a whole number >= 1"),
+        ({"ema_decay": 1.0}, "train.ema_decay=1.0 must be a number in"),
+        ({"optim_g": {"type": "Adm", "lr": 1}}, "train.optim_g.type='Adm' is not a class of torch.optim"),
     ],
 )
 def test_impossible_switches_are_refused(tmp_path, switch, message):
@@ -292,7 +293,8 @@ def test_a_pool_mixes_pairs_of_different_batches(tmp_path):
 
 
 def test_training_without_a_vqgan_is_refused(tmp_path):
-    opt = options(tmp_path)
+    losses = {name: {"type": "TokenCrossEntropy"} for name in ("dist_opt", "refiner_opt")}
+    opt = options(tmp_path, **losses, evaluator_opt={"type": "EvaluatorLoss"})
     opt |= {"model_type": "ITERModel", "network_g": {"type": "ITER", **config()}}
     with pytest.raises(ValueError, match="path.pretrain_network_vqgan is missing.*train_swin_vqgan.yml"):
         build_model(opt)
@@ -309,9 +311,9 @@ def test_a_vqgan_of_another_architecture_is_refused_by_its_keys(tmp_path):
 
 def test_sampling_options_are_checked_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"val.sampling.step is not an option \(did you mean 'steps'\?\)"):
-        read_sampling({"step": 3})
+        read_section(ITERValOptions, {"sampling": {"step": 3}}, "val")
     with pytest.raises(ValueError, match="val.sampling.alpha=2 must be a number in"):
-        read_sampling({"alpha": 2})
+        read_section(ITERValOptions, {"sampling": {"alpha": 2}}, "val")
 
 
 def test_validation_samples_as_the_yml_or_else_the_network_says(tmp_path):
