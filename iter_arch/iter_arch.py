@@ -1,6 +1,6 @@
 """ITER: the four networks together, from an LQ image to its restoration (arXiv:2312.05616, Fig. 2 and Algorithm 2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from basicsr_schema import OptionsOf
 from iter_arch.lq_encoder_arch import LQEncoder
-from iter_arch.sampling import OnStep, SamplingConfig, make_generators, sample
+from iter_arch.sampling import OnStep, Pieces, SamplingConfig, make_generators, sample
 from iter_arch.swin_vqgan_arch import SwinVQGAN
-from iter_arch.tiling import blend_tiles, make_tiles, pad_to_multiple
+from iter_arch.tiling import Tile, blend, cores, make_tiles, pad_to_multiple, run_tiles
 from iter_arch.token_arch import TokenEvaluator, TokenRefiner
 
 
@@ -88,6 +88,7 @@ class ITER(nn.Module):
         on_step: OnStep | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        batch: int | None = None,
     ) -> Restored:
         """Algorithm 2.
 
@@ -98,11 +99,15 @@ class ITER(nn.Module):
                 in the batch.
             on_step: called with (t, tokens, mask), see `iter_arch.sampling.sample`.
             tile: LQ pixels of a tile's side, at least one window (64 / s pixels); smaller peak memory for large images.
-                Rounded down to whole windows. None: no tiles.
+                Rounded down to whole windows. None: no tiles, and peak memory grows with the image.
             overlap: LQ pixels that neighbouring tiles share, default a quarter of the tile, in whole tokens.
+            batch: tiles (images, where there are no tiles) that go through a network at a time, at least 1; what comes
+                out does not depend on it. Default: the images of the batch, one tile of each.
         """
         if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape:
             raise ValueError(f"lq has shape {tuple(lq.shape)}; it must be (b, 3, height, width), nothing empty")
+        if batch is not None and batch < 1:
+            raise ValueError(f"batch={batch} must be at least 1")
         config = config or SamplingConfig()
         height, width = lq.shape[-2] * self.scale, lq.shape[-1] * self.scale
         padded = pad_to_multiple(lq, self.multiple)
@@ -111,24 +116,36 @@ class ITER(nn.Module):
         side, shared = self._tile_tokens(tile, overlap, unit, h, w)
         tiles = make_tiles(h, w, side, shared)
 
-        def tiled(run, factor: int = 1) -> Tensor:
-            return blend_tiles(run, tiles, h, w, overlap=shared, factor=factor)
+        b = lq.shape[0]
 
-        S_l = tiled(lambda _, part: self.lq_encoder(part.crop(padded, unit))).argmax(1)
-        evaluator = [self.evaluator.context(part.crop(S_l)) for part in tiles]
-        good = tiled(lambda i, part: self.evaluator.logits(part.crop(S_l), evaluator[i])).float().softmax(1)[:, 1]
-        good = good >= config.alpha
-        refiner = [self.refiner.context(part.crop(S_l), part.crop(good)) for part in tiles]
+        def run(network: Callable[..., Tensor], *maps: Tensor, factor: int = 1) -> Iterator[tuple[Tile, slice, Tensor]]:
+            return run_tiles(network, tiles, *maps, batch=batch or b, factor=factor)
 
-        def refine(tokens: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-            return tiled(lambda i, p: self.refiner.logits(p.crop(tokens), p.crop(mask), refiner[i].rows(rows)))
+        # The same for all tiles; the rest of a context is a look-up, cheaper to repeat than to hold for every tile.
+        biases = {net: net.swin.biases(min(side, h), min(side, w)) for net in (self.evaluator, self.refiner)}
 
-        def evaluate(tokens: Tensor, rows: Tensor) -> Tensor:
-            return tiled(lambda i, p: self.evaluator.logits(p.crop(tokens), evaluator[i].rows(rows)))
+        def judge(S_t: Tensor, S_l: Tensor) -> Tensor:
+            return self.evaluator.logits(S_t, self.evaluator.context(S_l, biases[self.evaluator]))
 
-        generators = make_generators(seed, lq.shape[0], lq.device)
+        def predict(S_t: Tensor, m_t: Tensor, S_l: Tensor, m_l: Tensor) -> Tensor:
+            return self.refiner.logits(S_t, m_t, self.refiner.context(S_l, m_l, biases[self.refiner]))
+
+        S_l = torch.empty(b, h, w, dtype=torch.int64, device=lq.device)
+        for where, logits in cores(run(self.lq_encoder, padded, factor=unit)):
+            S_l[where] = logits.argmax(1)
+        good = torch.empty_like(S_l, dtype=torch.bool)
+        for where, logits in cores(run(judge, S_l, S_l)):
+            good[where] = logits.float().softmax(1)[:, 1] >= config.alpha
+
+        def refine(tokens: Tensor, mask: Tensor, rows: Tensor) -> Pieces:
+            return cores(run(predict, tokens, mask, S_l[rows], good[rows]))
+
+        def evaluate(tokens: Tensor, rows: Tensor) -> Pieces:
+            return cores(run(judge, tokens, S_l[rows]))
+
+        generators = make_generators(seed, b, lq.device)
         tokens, start_step = sample(refine, evaluate, S_l, good, config=config, generators=generators, on_step=on_step)
-        image = tiled(lambda _, part: self.vqgan.decode(part.crop(tokens)), self.vqgan.factor)
+        image = blend(run(self.vqgan.decode, tokens), tiles, b, factor=self.vqgan.factor)
         return Restored(image[..., :height, :width].to(lq.dtype), tokens, start_step)
 
     def _tile_tokens(self, tile: int | None, overlap: int | None, unit: int, h: int, w: int) -> tuple[int, int]:

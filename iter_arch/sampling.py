@@ -1,8 +1,8 @@
 """Iterative refinement with evaluation: Algorithm 2 over callables, without networks (ITER, arXiv:2312.05616)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ Steps = Annotated[int, Rule("from 1 to 1000", lambda steps: 1 <= steps <= 1000)]
 Schedule = Annotated[str, Rule(SCHEDULE_RULE, is_schedule)]
 Selection = Literal["evaluator", "confidence", "halton"]
 
-Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
-Evaluate = Callable[[Tensor, Tensor], Tensor]
+# Logits come piece by piece, so that those of a large map are never held at once: (index into (k, h, w), logits there).
+Pieces = Iterable[tuple[Any, Tensor]]
+Refine = Callable[[Tensor, Tensor, Tensor], Pieces]
+Evaluate = Callable[[Tensor, Tensor], Pieces]
 OnStep = Callable[[int, Tensor, Tensor], None]
 
 
@@ -144,8 +146,10 @@ def sample(
     """Algorithm 2 from line 3 on. Every image has its own T_s, quota and randomness, whatever else is in the batch.
 
     Args:
-        refine: (S_t (k, h, w), m_t (k, h, w), rows (k,)) -> logits (k, N, h, w); rows are the indices in the batch.
-        evaluate: (S_t (k, h, w), rows (k,)) -> logits (k, 2, h, w), channel 1 'good'.
+        refine: (S_t (k, h, w), m_t (k, h, w), rows (k,)) -> pieces of the logits (k, N, h, w); rows are the indices in
+            the batch. A piece is (index into (k, h, w), logits there); each position is in one. Draws do not depend on
+            how the map is cut.
+        evaluate: (S_t (k, h, w), rows (k,)) -> pieces of the logits (k, 2, h, w), channel 1 'good'.
         tokens: S_l (b, h, w) int64.
         good: m_s of Eq. 6 (b, h, w) bool: tokens of S_l judged good.
         generators: one an image, on the device of ``tokens``.
@@ -168,19 +172,24 @@ def sample(
         kept, current = mask[rows], tokens[rows]
         active_generators = [generators[i] for i in active]
 
-        logits = refine(current, kept, rows).float() / config.temperature
-        probabilities = logits.softmax(1)
-        drawn = draw_tokens(probabilities, draw_uniform(kept, active_generators))
-        current = drawn if config.redraw_kept else torch.where(kept, current, drawn)
+        uniform = draw_uniform(kept, active_generators)
+        before, current, probability = current, torch.empty_like(current), torch.empty_like(uniform)
+        for where, logits in refine(before, kept, rows):
+            probabilities = (logits.float() / config.temperature).softmax(1)
+            drawn = draw_tokens(probabilities, uniform[where])
+            drawn = drawn if config.redraw_kept else torch.where(kept[where], before[where], drawn)
+            current[where] = drawn
+            probability[where] = probabilities.gather(1, drawn[:, None])[:, 0]
         k = keep_count(t, config.steps, n, config.schedule)
         if k == n:
             kept = torch.ones_like(kept)
         else:
             if config.selection == "evaluator":
-                scores = evaluate(current, rows).float().log_softmax(1)[:, 1]
-                scores = scores + gumbel(draw_uniform(kept, active_generators))
+                scores = gumbel(draw_uniform(kept, active_generators))
+                for where, logits in evaluate(current, rows):
+                    scores[where] += logits.float().log_softmax(1)[:, 1]
             elif config.selection == "confidence":
-                scores = probabilities.gather(1, current[:, None])[:, 0]
+                scores = probability
             else:
                 scores = halton.expand_as(kept)
             kept = top_k(scores if config.reevaluate else scores.masked_fill(kept, float("inf")), k)

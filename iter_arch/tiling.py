@@ -1,29 +1,45 @@
 """Padding rule and tiled evaluation of networks, so that memory is set by the tile and not by the image.
 
 The iterations of Algorithm 2 run on the token map of the whole image, which is small; only the networks run tile by
-tile, and their outputs are blended over the overlap. Every position therefore has one token, drawn once, and quotas are
-those of the whole image: tiles cannot disagree.
+tile. Every position has one token, drawn once, from the tile in which it lies deepest, and quotas are those of the
+whole image: tiles cannot disagree. The decoded tiles are blended over their overlap.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+Where = tuple[slice, slice, slice]
+
+
+class Span(NamedTuple):
+    """What a tile covers of an axis, [start, stop), and what of it no other tile serves better, [first, last)."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
 
 class Tile(NamedTuple):
     """Position of a tile on the token grid, in tokens."""
 
-    top: int
-    left: int
-    height: int
-    width: int
+    rows: Span
+    columns: Span
 
     def crop(self, x: Tensor, factor: int = 1) -> Tensor:
         """The part of x (..., factor * h, factor * w) that the tile covers."""
-        rows = slice(factor * self.top, factor * (self.top + self.height))
-        columns = slice(factor * self.left, factor * (self.left + self.width))
+        rows = slice(factor * self.rows.start, factor * self.rows.stop)
+        columns = slice(factor * self.columns.start, factor * self.columns.stop)
+        return x[..., rows, columns]
+
+    def core(self, x: Tensor) -> Tensor:
+        """The part of x (..., rows, columns), which the tile covers, for which it is the best one."""
+        rows = slice(self.rows.first - self.rows.start, self.rows.last - self.rows.start)
+        columns = slice(self.columns.first - self.columns.start, self.columns.last - self.columns.start)
         return x[..., rows, columns]
 
 
@@ -42,60 +58,89 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return x
 
 
-def starts(length: int, tile: int, stride: int) -> list[int]:
-    """Starts of tiles of ``tile`` that cover [0, length): evenly strided, the last one flush with the end."""
-    if length <= tile:
-        return [0]
-    return [*range(0, length - tile, stride), length - tile]
+def spans(length: int, tile: int, overlap: int) -> list[Span]:
+    """Spans of at most ``tile`` that cover [0, length): evenly strided, the last one flush with the end."""
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap={overlap} must be in [0, tile={tile})")
+    tile = min(tile, length)
+    starts = [*range(0, length - tile, tile - overlap), length - tile]
+    # Two neighbours meet in the middle of what they share.
+    cuts = [0, *((a + tile + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), length]
+    return [Span(start, start + tile, *cuts[i : i + 2]) for i, start in enumerate(starts)]
 
 
 def make_tiles(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
     """Tiles of at most tile x tile tokens that overlap by at least ``overlap`` on a grid of height x width."""
-    if not 0 <= overlap < tile:
-        raise ValueError(f"overlap={overlap} must be in [0, tile={tile})")
-    return [
-        Tile(top, left, min(tile, height), min(tile, width))
-        for top in starts(height, tile, tile - overlap)
-        for left in starts(width, tile, tile - overlap)
-    ]
+    columns = spans(width, tile, overlap)
+    return [Tile(rows, one) for rows in spans(height, tile, overlap) for one in columns]
 
 
-def feather(tile: Tile, height: int, width: int, overlap: int, factor: int) -> Tensor:
-    """Blending weights of a tile: (factor * tile.height, factor * tile.width) in (0, 1], ramps at its neighbours."""
-
-    def ramp(start: int, size: int, length: int) -> Tensor:
-        weights = torch.ones(size * factor)
-        rise = (torch.arange(overlap * factor) + 0.5) / max(1, overlap * factor)
-        if start > 0:
-            weights[: overlap * factor] = rise
-        if start + size < length:
-            weights[size * factor - overlap * factor :] = rise.flip(0)
-        return weights
-
-    return ramp(tile.top, tile.height, height)[:, None] * ramp(tile.left, tile.width, width)
-
-
-def blend_tiles(
-    run: Callable[[int, Tile], Tensor], tiles: list[Tile], height: int, width: int, *, overlap: int, factor: int = 1
-) -> Tensor:
-    """Run a network on every tile and blend the outputs.
+def run_tiles(
+    network: Callable[..., Tensor], tiles: list[Tile], *maps: Tensor, batch: int, factor: int = 1
+) -> Iterator[tuple[Tile, slice, Tensor]]:
+    """Run a network on every tile of every image, ``batch`` tiles at a time.
 
     Args:
-        run: (index of the tile, tile) -> output (b, c, factor * tile.height, factor * tile.width).
-        factor: output pixels a token.
+        network: takes the crops of ``maps`` (k, ..., factor * tile height, factor * tile width), k <= batch.
+        maps: (b, ..., factor * h, factor * w), whole images.
 
-    Returns:
-        (b, c, factor * height, factor * width).
+    Yields:
+        (tile, images, output): images is a slice of the b images, output (images, ...) what the network made of them.
     """
-    if len(tiles) == 1:
-        return run(0, tiles[0])
+    items = [(tile, image) for tile in tiles for image in range(len(maps[0]))]
+    for begin in range(0, len(items), batch):
+        runs = []
+        for tile, run in groupby(items[begin : begin + batch], key=lambda item: item[0]):
+            images = [image for _, image in run]
+            runs.append((tile, slice(images[0], images[-1] + 1)))
+        outputs = network(*(torch.cat([tile.crop(x[images], factor) for tile, images in runs]) for x in maps))
+        sizes = [images.stop - images.start for _, images in runs]
+        for (tile, images), output in zip(runs, outputs.split(sizes), strict=True):
+            yield tile, images, output
+
+
+def cores(pieces: Iterator[tuple[Tile, slice, Tensor]]) -> Iterator[tuple[Where, Tensor]]:
+    """Of every piece of `run_tiles` on the token grid the part that counts: (index into (b, h, w), output there)."""
+    for tile, images, output in pieces:
+        where = images, slice(tile.rows.first, tile.rows.last), slice(tile.columns.first, tile.columns.last)
+        yield where, tile.core(output)
+
+
+def feather(axis: list[Span], factor: int) -> dict[Span, Tensor]:
+    """Weight of every pixel of every span of an axis, (factor * size,) in [0, 1]; those of a pixel sum to 1."""
+    middles = [(a.stop + b.start) / 2 for a, b in zip(axis, axis[1:], strict=False)]
+    width = min((a.stop - b.start for a, b in zip(axis, axis[1:], strict=False)), default=0)
+
+    def rise(x: Tensor, middle: float) -> Tensor:
+        # As wide as the smallest overlap everywhere: no ramp begins before the one to its left.
+        return ((x - factor * middle) / max(1, factor * width) + 0.5).clamp(0, 1)
+
+    weights = {}
+    for span, left, right in zip(axis, [None, *middles], [*middles, None], strict=True):
+        x = torch.arange(factor * span.start, factor * span.stop) + 0.5
+        weight = torch.ones_like(x) if left is None else rise(x, left)
+        weights[span] = weight if right is None else weight - rise(x, right)
+    return weights
+
+
+def blend(pieces: Iterator[tuple[Tile, slice, Tensor]], tiles: list[Tile], images: int, *, factor: int = 1) -> Tensor:
+    """Pieces of `run_tiles` -> (images, c, factor * h, factor * w) float32, going over gradually between tiles.
+
+    factor: output pixels a token.
+    """
+    height, width = tiles[-1].rows.stop, tiles[-1].columns.stop
+    weights = {
+        span: weight
+        for axis in ({tile.rows: None for tile in tiles}, {tile.columns: None for tile in tiles})
+        for span, weight in feather(list(axis), factor).items()
+    }
     total: Tensor | None = None
-    for index, tile in enumerate(tiles):
-        output = run(index, tile)
+    for tile, where, output in pieces:
+        if len(tiles) == 1 and len(output) == images:
+            return output
         if total is None:
-            total = output.new_zeros(*output.shape[:2], factor * height, factor * width, dtype=torch.float32)
-            weight_sum = total.new_zeros(factor * height, factor * width)
-        weights = feather(tile, height, width, overlap, factor).to(total.device)
-        tile.crop(total, factor).add_(output * weights)
-        tile.crop(weight_sum, factor).add_(weights)
-    return total.div_(weight_sum)
+            size = images, output.shape[1], factor * height, factor * width
+            total = output.new_zeros(size, dtype=torch.float32)
+        weight = weights[tile.rows][:, None] * weights[tile.columns]
+        tile.crop(total[where], factor).addcmul_(output.float(), weight.to(output.device))
+    return total

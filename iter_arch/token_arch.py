@@ -10,6 +10,8 @@ from basicsr_schema import Count, Layers, OptionsOf
 from iter_arch.layers import group_norm
 from iter_arch.swin import SwinStage
 
+Biases = list[list[Tensor]]
+
 
 class Context(NamedTuple):
     """What does not change while an image is sampled.
@@ -20,11 +22,7 @@ class Context(NamedTuple):
 
     mixed: Tensor
     table: Tensor
-    biases: list[list[Tensor]]
-
-    def rows(self, index: Tensor) -> "Context":
-        """The context of some images of the batch; index: (k,) int64."""
-        return self._replace(mixed=self.mixed[index])
+    biases: Biases
 
 
 class TokenNetwork(nn.Module):
@@ -54,9 +52,9 @@ class TokenNetwork(nn.Module):
         self.norm = group_norm(dim)
         self.head = nn.Conv2d(dim, self.num_outputs or num_codes, 1)
 
-    def _context(self, mix_l: Tensor) -> Context:
+    def _context(self, mix_l: Tensor, biases: Biases | None) -> Context:
         table = F.linear(self.embedding.weight, self.mix_t.weight)
-        return Context(mix_l, table, self.swin.biases(*mix_l.shape[1:3]))
+        return Context(mix_l, table, self.swin.biases(*mix_l.shape[1:3]) if biases is None else biases)
 
     def _logits(self, mix_t: Tensor, context: Context) -> Tensor:
         x = (mix_t + context.mixed).permute(0, 3, 1, 2)
@@ -79,11 +77,14 @@ class TokenRefiner(TokenNetwork):
     has_mask_embedding = True
     num_outputs = None
 
-    def context(self, S_l: Tensor, m_l: Tensor) -> Context:
-        """S_l (b, h, w) int64, m_l (b, h, w) bool, True = judged good -> Context for `logits`."""
+    def context(self, S_l: Tensor, m_l: Tensor, biases: Biases | None = None) -> Context:
+        """S_l (b, h, w) int64, m_l (b, h, w) bool, True = judged good -> Context for `logits`.
+
+        biases: ``swin.biases(h, w)``, where it is there already.
+        """
         table = F.linear(self.embedding.weight, self.mix_l.weight)
         mixed = F.embedding(S_l, table)
-        return self._context(mixed + (~m_l)[..., None] * table[self.num_codes])
+        return self._context(mixed + (~m_l)[..., None] * table[self.num_codes], biases)
 
     def logits(self, S_t: Tensor, m_t: Tensor, context: Context) -> Tensor:
         """S_t (b, h, w) int64, m_t (b, h, w) bool, True = kept -> logits (b, N, h, w)."""
@@ -104,9 +105,9 @@ class TokenEvaluator(TokenNetwork):
     has_mask_embedding = False
     num_outputs = 2
 
-    def context(self, S_l: Tensor) -> Context:
-        """S_l (b, h, w) int64 -> Context for `logits`."""
-        return self._context(F.embedding(S_l, F.linear(self.embedding.weight, self.mix_l.weight)))
+    def context(self, S_l: Tensor, biases: Biases | None = None) -> Context:
+        """S_l (b, h, w) int64 -> Context for `logits`; biases: ``swin.biases(h, w)``, where it is there already."""
+        return self._context(F.embedding(S_l, F.linear(self.embedding.weight, self.mix_l.weight)), biases)
 
     def logits(self, S_t: Tensor, context: Context) -> Tensor:
         """S_t (b, h, w) int64 -> logits (b, 2, h, w), channel 1 'good'."""

@@ -124,16 +124,31 @@ def test_tiles_give_one_token_a_position_and_no_seams():
     assert (tiled.tokens == whole.tokens).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("selection", ["evaluator", "confidence"])
+def test_what_goes_through_together_changes_nothing(net, selection):
+    lq, options = photo(2, 3, 70, 100), {"config": SamplingConfig(selection=selection, alpha=0.9), "tile": 32}
+    alone = net.restore(lq, **options, batch=1)
+    for batch in (3, 1000):
+        together = net.restore(lq, **options, batch=batch)
+        assert torch.equal(together.tokens, alone.tokens)
+        assert torch.allclose(together.image, alone.image, atol=1e-4)
+
+
 def test_networks_never_see_more_than_a_tile(net):
     sizes = set()
     hooks = [
         part.register_forward_pre_hook(lambda module, inputs: sizes.add(tuple(inputs[0].shape[-2:])))
         for part in (net.lq_encoder.swin, net.refiner.swin, net.evaluator.swin, net.vqgan.decoder)
     ]
-    net.restore(photo(1, 3, 70, 100), tile=32)
+    net.restore(photo(1, 3, 70, 100), tile=32, batch=4)
     for hook in hooks:
         hook.remove()
     assert sizes == {(16, 16)}
+
+
+def test_an_empty_batch_is_refused(net):
+    with pytest.raises(ValueError, match="batch=0 must be at least 1"):
+        net.restore(photo(1, 3, 16, 16), batch=0)
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(15, None), (32, 32), (32, -4)])

@@ -22,11 +22,11 @@ class Networks:
     def refine(self, tokens, mask, rows):
         self.refined += 1
         visible = torch.where(mask, tokens, 0)
-        return self.refiner[rows] + visible[:, None] * 0.1
+        return [(..., self.refiner[rows] + visible[:, None] * 0.1)]
 
     def evaluate(self, tokens, rows):
         self.evaluated += 1
-        return self.evaluator[rows] + tokens[:, None] * torch.tensor([0.1, -0.05]).view(1, 2, 1, 1)
+        return [(..., self.evaluator[rows] + tokens[:, None] * torch.tensor([0.1, -0.05]).view(1, 2, 1, 1))]
 
     def row(self, i: int) -> "Networks":
         part = object.__new__(Networks)

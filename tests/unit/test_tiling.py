@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from iter_arch.color import match_color
-from iter_arch.tiling import blend_tiles, make_tiles, pad_to_multiple
+from iter_arch.tiling import blend, cores, make_tiles, pad_to_multiple, run_tiles
 
 
 def test_nothing_is_added_to_what_fits():
@@ -25,29 +25,52 @@ def test_padding_larger_than_the_image_reflects_again():
     assert padded[0, 0, 5].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
 
 
-@pytest.mark.parametrize(("height", "width", "tile", "overlap"), [(8, 8, 8, 2), (24, 40, 16, 4), (17, 64, 16, 0)])
-def test_tiles_cover_everything_and_overlap(height, width, tile, overlap):
+GRIDS = [(8, 8, 8, 2), (24, 40, 16, 4), (17, 64, 16, 0), (41, 50, 16, 5), (40, 56, 32, 24)]
+
+
+@pytest.mark.parametrize(("height", "width", "tile", "overlap"), GRIDS)
+def test_tiles_cover_everything_overlap_and_share_out_every_position_once(height, width, tile, overlap):
     tiles = make_tiles(height, width, tile, overlap)
-    covered = torch.zeros(height, width)
+    covered, owned = torch.zeros(height, width), torch.zeros(height, width)
     for part in tiles:
-        assert part.height <= tile and part.width <= tile
+        assert max(part.crop(covered).shape) <= tile
         part.crop(covered).add_(1)
-    assert covered.min() == 1
-    tops = sorted({part.top for part in tiles})
+        part.core(part.crop(owned)).add_(1)
+    assert covered.min() == 1 and (owned == 1).all()
+    tops = sorted({part.rows.start for part in tiles})
     assert all(top + tile - following >= overlap for top, following in zip(tops, tops[1:], strict=False))
 
 
-@pytest.mark.parametrize("factor", [1, 8])
-def test_blending_pieces_of_a_picture_gives_the_picture(factor):
-    tiles = make_tiles(24, 40, 16, 4)
-    picture = torch.rand(2, 3, 24 * factor, 40 * factor)
-    blended = blend_tiles(lambda i, part: part.crop(picture, factor), tiles, 24, 40, overlap=4, factor=factor)
-    assert torch.allclose(blended, picture, atol=1e-6)
+def test_a_position_belongs_to_the_tile_in_which_it_lies_deepest():
+    first, second = make_tiles(16, 24, 16, 8)
+    assert (first.columns.last, second.columns.first) == (12, 12)
+    assert (first.rows.first, first.rows.last) == (0, 16)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 100])
+@pytest.mark.parametrize(("height", "width", "tile", "overlap"), GRIDS)
+def test_pieces_of_maps_put_together_are_the_maps(height, width, tile, overlap, batch):
+    """Whatever goes through together, tiles of one image or images of one tile; blending and cores alike."""
+    tiles = make_tiles(height, width, tile, overlap)
+    grid, picture = torch.rand(3, height, width), torch.rand(3, 2, 2 * height, 2 * width)
+    sizes = []
+
+    def network(x):
+        sizes.append(len(x))
+        return x
+
+    whole = torch.full_like(grid, -1)
+    for where, piece in cores(run_tiles(network, tiles, grid, batch=batch)):
+        whole[where] = piece
+    assert torch.equal(whole, grid)
+    assert torch.allclose(blend(run_tiles(network, tiles, picture, batch=batch, factor=2), tiles, 3, factor=2), picture)
+    assert sum(sizes) == 2 * 3 * len(tiles) and max(sizes) == min(batch, 3 * len(tiles))
 
 
 def test_blending_goes_over_gradually_from_one_tile_to_the_next():
     tiles = make_tiles(8, 28, 16, 4)
-    blended = blend_tiles(lambda i, part: torch.full((1, 1, 8, 16), float(i)), tiles, 8, 28, overlap=4)
+    pieces = ((tile, slice(0, 1), torch.full((1, 1, 8, 16), float(i))) for i, tile in enumerate(tiles))
+    blended = blend(pieces, tiles, 1)
     assert blended[0, 0, 3, 10:18].tolist() == pytest.approx([0, 0, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 1, 1])
 
 
