@@ -1,8 +1,10 @@
-"""Validation on all ranks: the set is sharded, results are gathered, and equal those of one process."""
+"""Validation on all ranks: they share out the set, results are gathered, and equal those of one process."""
 
+import itertools
 import math
 import os.path as osp
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,18 +12,23 @@ import torch
 from basicsr.metrics import calculate_metric
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
+from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
 from iter_model.options import ValOptions
 from iter_model.pyiqa_metric import build_metric
+from iter_model.training import all_reduce_sum
 
 BICUBIC = " of bicubic"
+_validations = itertools.count()  # the same on all ranks
 
 
 class ValidationMixin(BaseModel):
-    """BasicSR's validation in the form that both stages use; the model provides `feed_data`, `test`, `output`, `gt`.
+    """BasicSR's validation in the form that both stages use.
+
+    The model provides `feed_data`, `test`, `output`, `gt`, and `draw() -> (3, H, W)`, the picture for TensorBoard.
 
     `val` is the yml's section of that name, see `ValOptions`.
     """
@@ -37,11 +44,15 @@ class ValidationMixin(BaseModel):
     def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
         dataset, name = dataloader.dataset, dataloader.dataset.opt["name"]
         rank, world = self.opt["rank"], self.opt["world_size"]
-        shard = range(rank, len(dataset), world)
-        loader = DataLoader(Subset(dataset, shard), batch_size=1, num_workers=dataloader.num_workers)
         metrics = self.val.metrics or {}
+        # Only rank 0 has a tb_logger, and any rank may get the images that it is to show.
+        has_logger = all_reduce_sum(torch.tensor(int(tb_logger is not None), device=self.device)).item()
+        num_pictures = self.val.tb_images if has_logger else 0
         results: dict[int, dict[str, float]] = {}
-        for index, data in zip(shard, tqdm(loader, disable=rank != 0 or not self.val.pbar), strict=True):
+        pictures: dict[int, tuple[str, Tensor]] = {}
+        turns = self._take_turns(len(dataset))
+        for index in tqdm(turns, total=len(dataset), disable=rank != 0 or not self.val.pbar):
+            data = default_collate([dataset[index]])
             self.feed_data(data)
             self.test()
             image = tensor2img([self.output])
@@ -53,12 +64,15 @@ class ValidationMixin(BaseModel):
             stem = osp.splitext(osp.basename(data["lq_path"][0]))[0]
             if save_img:
                 imwrite(image, self._image_path(name, stem, current_iter))
-            if tb_logger and index < self.val.tb_images:
-                self.draw(tb_logger, f"{name}/{stem}", current_iter)
+            if index < num_pictures:
+                pictures[index] = f"{name}/{stem}", self.draw().clamp(0, 1).mul(255).byte().cpu()
         if world > 1:
             gathered: list[Any] = [None] * world
-            torch.distributed.all_gather_object(gathered, results)
-            results = {index: values for part in gathered for index, values in part.items()}
+            torch.distributed.all_gather_object(gathered, (results, pictures))
+            results, pictures = (dict(ChainMap(*parts)) for parts in zip(*gathered, strict=True))
+        if tb_logger:
+            for _, (tag, picture) in sorted(pictures.items()):
+                tb_logger.add_image(tag, picture, current_iter)
         if metrics:
             self._log_metrics([results[index] for index in range(len(dataset))], name, current_iter, tb_logger)
 
@@ -67,8 +81,18 @@ class ValidationMixin(BaseModel):
         images = {"img": image} if self.gt is None else {"img": image, "img2": tensor2img([self.gt])}
         return {name: float(calculate_metric(images, options)) for name, options in metrics.items()}
 
-    def draw(self, tb_logger: Any, tag: str, current_iter: int) -> None:
-        """Add the pictures of the image validated last to TensorBoard; overridden where there is more to see."""
+    def _take_turns(self, count: int) -> Iterator[int]:
+        """Each number below count on one rank: who is done takes the next, so that none waits for more than an image.
+
+        Shares dealt beforehand would let the ranks with the smaller images wait, in the end beyond the group's timeout.
+        """
+        if self.opt["world_size"] == 1:
+            yield from range(count)
+            return
+        turns = f"validation_{next(_validations)}"
+        store = torch.distributed.distributed_c10d._get_default_store()
+        while (number := store.add(turns, 1) - 1) < count:
+            yield number
 
     def _image_path(self, dataset: str, stem: str, current_iter: int) -> str:
         folder = self.opt["path"]["visualization"]
