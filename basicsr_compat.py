@@ -31,8 +31,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
+# A file of a few MB may hold the 2^30 pixels that OpenCV allows, 12 GB as float32; this, read by `import cv2`, is
+# Pillow's limit.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2 * 89_478_485))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 
 def _stand_in_for_functional_tensor() -> None:
@@ -53,13 +58,33 @@ import basicsr.test  # noqa: E402
 import basicsr.train  # noqa: E402
 from basicsr.data import degradations, prefetch_dataloader  # noqa: E402
 from basicsr.models import base_model, realesrgan_model, realesrnet_model  # noqa: E402
-from basicsr.utils import dist_util, get_root_logger, img_process_util, logger, misc, options  # noqa: E402
+from basicsr.utils import (  # noqa: E402
+    dist_util,
+    file_client,
+    get_root_logger,
+    img_process_util,
+    img_util,
+    logger,
+    misc,
+    options,
+)
 from basicsr.utils.registry import METRIC_REGISTRY, Registry  # noqa: E402
 
 from basicsr_options import add_arguments, nearest, read_options  # noqa: E402
 from basicsr_schema import Positive, Rule, read_section  # noqa: E402
 
-__all__ = ["atomic_save", "init_dist", "parse_options", "read_checkpoint", "run_has_begun"]
+__all__ = [
+    "ReadableItems",
+    "UnreadableImage",
+    "atomic_save",
+    "decode_image",
+    "init_dist",
+    "parse_options",
+    "read_checkpoint",
+    "run_has_begun",
+    "skip_image",
+    "skipped_images",
+]
 
 
 # ------------------------------------------------------------------------------------------- registries and files
@@ -90,6 +115,71 @@ def _sorted_scandir(scandir):
         return iter(sorted(scandir(dir_path, suffix=suffix, recursive=recursive, full_path=full_path)))
 
     return sorted_scandir
+
+
+# ------------------------------------------------------------------------------------------- images
+
+
+class UnreadableImage(ValueError):
+    """An image file that cannot be used; the message says why."""
+
+
+def decode_image(data: bytes | None, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """Decode a whole image file.
+
+    Args:
+        data: the file's content; None where there is no such file in an LMDB.
+        flags: OpenCV's; by default the result is (h, w, 3) uint8 BGR, its EXIF orientation applied.
+
+    Raises:
+        UnreadableImage: no image, not all of it, or one of too many pixels (OPENCV_IO_MAX_IMAGE_PIXELS).
+    """
+    if not data:
+        raise UnreadableImage("it is empty")
+    if _is_truncated(data):
+        raise UnreadableImage("it is truncated")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        reason = " ".join(str(error.err).split())
+        raise UnreadableImage(f"OpenCV cannot decode it ({reason})") from error
+    except MemoryError as error:
+        raise UnreadableImage("it is too large for this machine's memory") from error
+    if image is None:
+        raise UnreadableImage("it is not an image that OpenCV can decode, or damaged")
+    return image
+
+
+def _is_truncated(data: bytes) -> bool:
+    """OpenCV before 5 fills what a truncated file lacks with gray, and succeeds."""
+    if data.startswith(b"\xff\xd8"):
+        # the end marker must follow the last scan: an embedded thumbnail has markers of its own before it
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    return data.startswith(b"\x89PNG") and b"IEND" not in data
+
+
+_reading = threading.local()
+
+
+def _remember_path(get):
+    """See imfrombytes: it is not told which file its bytes are from."""
+
+    @functools.wraps(get)
+    def get_and_remember(self, filepath, *args, **kwargs):
+        _reading.path = filepath
+        return get(self, filepath, *args, **kwargs)
+
+    return get_and_remember
+
+
+def imfrombytes(content: bytes, flag: str = "color", float32: bool = False) -> np.ndarray:
+    """BasicSR's of half a file, or of one that is no image, is a gray photo or an AttributeError that names no file."""
+    flags = {"color": cv2.IMREAD_COLOR, "grayscale": cv2.IMREAD_GRAYSCALE, "unchanged": cv2.IMREAD_UNCHANGED}[flag]
+    try:
+        image = decode_image(content, flags)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{getattr(_reading, 'path', 'the image')} cannot be read: {error}") from error
+    return image.astype(np.float32) / 255.0 if float32 else image
 
 
 # ------------------------------------------------------------------------------------------- distributed
@@ -250,6 +340,8 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
 
 # What this process's run has made and renamed so far, and whether it has got through its start.
 _start = types.SimpleNamespace(folders=[], begun=False, goes_on=False)
+# The data of this process's run: the training set, and why images of validations and tests were left out.
+_data = types.SimpleNamespace(train_set=None, skipped=[])
 
 
 def run_has_begun() -> bool:
@@ -294,6 +386,7 @@ def _put_back_on_failed_start(pipeline):
     def run(root_path):
         _start.folders.clear()
         _start.begun = False
+        _data.skipped.clear()
         try:
             return pipeline(root_path)
         except BaseException:
@@ -336,12 +429,103 @@ def _refuse_empty(build):
     return build_dataset
 
 
+class ReadableItems(torch.utils.data.Dataset):
+    """Items of a validation or test set; instead of one that cannot be used, {"unreadable": why}."""
+
+    def __init__(self, dataset: torch.utils.data.Dataset):
+        self.dataset = dataset
+        self.scale = dataset.opt.get("scale")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        try:
+            item = self.dataset[index]
+        except (UnreadableImage, OSError) as error:
+            return {"unreadable": str(error)}
+        if self.scale and "lq" in item and "gt" in item:
+            expected, size = ([side * self.scale for side in item["lq"].shape[-2:]], [*item["gt"].shape[-2:]])
+            if expected != size:
+                return {
+                    "unreadable": f"{item['gt_path']} has {size[0]}x{size[1]} pixels, but must have "
+                    f"{expected[0]}x{expected[1]}, {self.scale} times those of {item['lq_path']}"
+                }
+        return item
+
+
+def skip_image(reason: str) -> None:
+    """Leave an image of a validation or test out: name it in the log, and count it."""
+    get_root_logger().error(f"left out: {reason}")
+    _data.skipped.append(reason)
+
+
+def skipped_images() -> list[str]:
+    """Why images were left out of the validations and tests of this process's run so far."""
+    return _data.skipped
+
+
+class _ReadableLoader:
+    """BasicSR's validation ends at the first image that cannot be read: this loader leaves it out."""
+
+    def __init__(self, loader: torch.utils.data.DataLoader):
+        self.dataset, self.num_workers = loader.dataset, loader.num_workers
+        self.loader = torch.utils.data.DataLoader(ReadableItems(loader.dataset), batch_size=1)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self):
+        readable = False
+        for data in self.loader:
+            if "unreadable" in data:
+                skip_image(data["unreadable"][0])
+            else:
+                readable = True
+                yield data
+        if not readable:
+            raise UnreadableImage(f"none of the {len(self)} images of {self.dataset.opt['name']} can be read")
+
+
+def _leave_out_unreadable(build):
+    """See _ReadableLoader."""
+
+    @functools.wraps(build)
+    def build_dataloader(*args, **kwargs):
+        return _ReadableLoader(build(*args, **kwargs))
+
+    return build_dataloader
+
+
+def _say_what_was_replaced(pipeline):
+    """A data set that replaces unreadable photos says so one by one, each rank its own: here is the sum."""
+
+    @functools.wraps(pipeline)
+    def run(root_path):
+        _data.train_set = None
+        pipeline(root_path)
+        unreadable = [list(getattr(_data.train_set, "unreadable", ()))]
+        if dist_util.get_dist_info()[1] > 1:
+            unreadable = [None] * dist_util.get_dist_info()[1]
+            torch.distributed.all_gather_object(unreadable, list(getattr(_data.train_set, "unreadable", ())))
+        paths = sorted({path for part in unreadable for path in part})
+        if paths:
+            shown = ", ".join(map(str, paths[:10])) + (", ..." if len(paths) > 10 else "")
+            get_root_logger().warning(
+                f"{len(paths)} of {len(_data.train_set)} training images could not be read and were replaced: {shown}"
+            )
+
+    return run
+
+
 def _epochs_from_loader(create):
     """BasicSR rounds an epoch's iterations up where the loader rounds down: 40 asked, 21 done; or none, and exit 0."""
 
     @functools.wraps(create)
     def create_train_val_dataloader(opt, logger):
         train_loader, sampler, val_loaders, epochs, total_iters = create(opt, logger)
+        _data.train_set = train_loader.dataset
+        val_loaders = [_ReadableLoader(loader) for loader in val_loaders]
         if len(train_loader) == 0:
             raise ValueError(
                 f"datasets.train: its {len(train_loader.dataset)} images do not fill one batch of "
@@ -712,19 +896,22 @@ def _apply() -> None:
     _put(Registry, "get", _quiet_get)
     _put(Registry, "_do_register", _register)
     _wrap(misc, "scandir", _sorted_scandir)
+    _wrap(file_client.FileClient, "get", _remember_path)
+    _put(img_util, "imfrombytes", imfrombytes)
     _put(dist_util, "init_dist", init_dist)
     _put(options, "parse_options", parse_options)
     _put(misc, "mkdir_and_rename", mkdir_and_rename)
     _put(misc, "make_exp_dirs", make_exp_dirs)
     _wrap(options, "copy_opt_file", _once_for_all_ranks)
     _put(basicsr.train, "load_resume_state", load_resume_state)
-    _wrap(basicsr.train, "train_pipeline", _put_back_on_failed_start)
+    _wrap(basicsr.train, "train_pipeline", lambda run: _put_back_on_failed_start(_say_what_was_replaced(run)))
     _wrap(basicsr.test, "test_pipeline", _put_back_on_failed_start)
     # train_pipeline calls this after its first iteration; test_pipeline tests as soon as it has the model
     _wrap(logger.MessageLogger, "reset_start_time", _begins_run)
     _wrap(basicsr.test, "build_model", _begins_run, only_here=True)
     _wrap(basicsr.train, "build_model", _number_validations, only_here=True)
     _wrap(basicsr.data, "build_dataset", _refuse_empty)
+    _wrap(basicsr.test, "build_dataloader", _leave_out_unreadable, only_here=True)
     _wrap(basicsr.train, "create_train_val_dataloader", _epochs_from_loader)
     _put(prefetch_dataloader.PrefetchDataLoader, "__iter__", _prefetch_one_epoch_at_a_time)
 

@@ -22,7 +22,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         argv: the same as words; BasicSR parses it again and copies it into the run's folder.
 
     Returns:
-        The exit code: 0, or 2 for a mistake in the command, the options or the data.
+        The exit code: 0; 1 for a test that had to leave images out, and for a file that failed the run on its way; 2
+        for a mistake in the command, the options or the data, found before the run begins.
     """
     import basicsr.test
     import basicsr.train
@@ -43,16 +44,20 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         if elsewhere and not args.traceback:
             print(f"basicsr {args.command}: {elsewhere}", file=sys.stderr)
             return 1
-        if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not _is_mistake(error):
+        failed = basicsr_compat.run_has_begun() and isinstance(error, OSError | basicsr_compat.UnreadableImage)
+        if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not (failed or _is_mistake(error)):
             raise
         rank = f" (rank {os.environ['RANK']})" if args.launcher != "none" and "RANK" in os.environ else ""
         print(f"basicsr {args.command}{rank}: error: {_message(error)}\n(--traceback shows where)", file=sys.stderr)
-        return 2
+        return 1 if failed else 2
     finally:
         signal.signal(signal.SIGTERM, before)
     # Not of a run that failed: NCCL would wait for ranks that are gone.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    if args.command == "test" and basicsr_compat.skipped_images():
+        print(f"basicsr test: {len(basicsr_compat.skipped_images())} images were left out", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -69,4 +74,6 @@ def _message(error: Exception) -> str:
     if isinstance(error, KeyError):
         key = error.args[0] if error.args else error
         return key if " " in str(key) else f"the options lack {key!r}"
-    return str(error) or type(error).__name__
+    # PyTorch puts the traceback of a DataLoader's worker before the message
+    text = str(error).rpartition(f"{type(error).__name__}: ")[2] if "\nOriginal Traceback" in str(error) else str(error)
+    return text.strip() or type(error).__name__

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
+from basicsr_compat import ReadableItems, skip_image
 from iter_model.options import ValOptions
 from iter_model.pyiqa_metric import build_metric
 from iter_model.training import all_reduce_sum
@@ -43,16 +44,21 @@ class ValidationMixin(BaseModel):
 
     def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
         dataset, name = dataloader.dataset, dataloader.dataset.opt["name"]
+        items = ReadableItems(dataset)
         rank, world = self.opt["rank"], self.opt["world_size"]
         metrics = self.val.metrics or {}
         # Only rank 0 has a tb_logger, and any rank may get the images that it is to show.
         has_logger = all_reduce_sum(torch.tensor(int(tb_logger is not None), device=self.device)).item()
         num_pictures = self.val.tb_images if has_logger else 0
-        results: dict[int, dict[str, float]] = {}
+        # Of every image its scores, or why it was left out.
+        results: dict[int, dict[str, float] | str] = {}
         pictures: dict[int, tuple[str, Tensor]] = {}
         turns = self._take_turns(len(dataset))
         for index in tqdm(turns, total=len(dataset), disable=rank != 0 or not self.val.pbar):
-            data = default_collate([dataset[index]])
+            data = default_collate([items[index]])
+            if "unreadable" in data:
+                results[index] = data["unreadable"][0]
+                continue
             self.feed_data(data)
             self.test()
             image = tensor2img([self.output])
@@ -73,8 +79,16 @@ class ValidationMixin(BaseModel):
         if tb_logger:
             for _, (tag, picture) in sorted(pictures.items()):
                 tb_logger.add_image(tag, picture, current_iter)
-        if metrics:
-            self._log_metrics([results[index] for index in range(len(dataset))], name, current_iter, tb_logger)
+        measured = []
+        for index in range(len(dataset)):
+            if isinstance(results[index], str):
+                skip_image(results[index])
+            else:
+                measured.append(results[index])
+        if not measured:
+            get_root_logger().error(f"none of the {len(dataset)} images of {name} can be read")
+        elif metrics:
+            self._log_metrics(measured, name, current_iter, tb_logger, len(dataset) - len(measured))
 
     def _measure(self, image: np.ndarray, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """Metrics of image (H, W, 3) uint8 BGR against the GT of the last data, where there is one."""
@@ -100,9 +114,12 @@ class ValidationMixin(BaseModel):
             return osp.join(folder, stem, f"{stem}_{current_iter}.png")
         return osp.join(folder, dataset, f"{stem}_{self.val.suffix or self.opt['name']}.png")
 
-    def _log_metrics(self, results: list[dict[str, float]], dataset: str, current_iter: int, tb_logger: Any) -> None:
+    def _log_metrics(
+        self, results: list[dict[str, float]], dataset: str, current_iter: int, tb_logger: Any, left_out: int
+    ) -> None:
         self._initialize_best_metric_results(dataset)
-        means, lines = {}, [f"Validation {dataset} ({len(results)} images)"]
+        images = f"{len(results)} images" + (f", {left_out} left out" if left_out else "")
+        means, lines = {}, [f"Validation {dataset} ({images})"]
         for metric in results[0]:
             valid = [result[metric] for result in results if math.isfinite(result[metric])]
             means[metric] = sum(valid) / len(valid) if valid else math.nan

@@ -1,7 +1,9 @@
 """Image files of a data set: listing them, and reading them so that a damaged one is noticed."""
 
 import os
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -9,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from basicsr_compat import UnreadableImage, decode_image
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Seconds between attempts at a file whose folder does not answer, 60 in all.
+PAUSES = (1, 2, 4, 8, 15, 15, 15)
+_PROBES = 8
 HOW_TO_GET_DATA = "datasets/README.md says how to get and prepare the data"
-
-
-class UnreadableImage(Exception):
-    """A file that holds no complete image; the message says why, without the path."""
 
 
 def list_images(folder: str | Path) -> list[str]:
@@ -44,20 +47,55 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def decode_image(data: bytes | None) -> np.ndarray:
-    """Decode an image file to (h, w, 3) uint8 BGR, its EXIF orientation applied. Raises UnreadableImage."""
-    if not data:
-        raise UnreadableImage("it is empty")
-    # OpenCV fills what a truncated file lacks with gray and succeeds
-    if _is_truncated(data):
-        raise UnreadableImage("it is truncated")
+def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda error: None) -> bytes:
+    """The content of a file, waited for where not the file but its file system is at fault.
+
+    A network file system may be away for seconds. What tells it from a file that was removed or damaged: no other file
+    of the folder can be read either.
+
+    Args:
+        path: the file.
+        on_wait: called with the reason before each of the `PAUSES`.
+
+    Raises:
+        UnreadableImage: the file cannot be opened, others of its folder can.
+        OSError: its folder did not answer for the time of all `PAUSES`.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if _answers(path):
+                raise UnreadableImage(reason) from error
+            if pause is None:
+                raise OSError(
+                    f"{os.path.dirname(path)} has not answered for {sum(PAUSES):g} s ({reason}): bring the folder back "
+                    "and go on with --auto_resume"
+                ) from error
+            on_wait(error)
+            time.sleep(pause)
+
+
+def _answers(path: str | Path) -> bool:
+    """Whether one of a few other files in the folder of `path` can be read."""
+    probes = 0
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise UnreadableImage(f"OpenCV cannot decode it ({error.err})") from error
-    if image is None:
-        raise UnreadableImage("it is not an image that OpenCV can decode")
-    return image
+        with os.scandir(os.path.dirname(path) or ".") as entries:
+            for entry in entries:
+                if entry.name == os.path.basename(path) or entry.is_dir():
+                    continue
+                try:
+                    with open(entry.path, "rb") as file:
+                        file.read(1)
+                    return True
+                except OSError:
+                    probes += 1
+                if probes == _PROBES:
+                    return False
+    except OSError:
+        pass
+    return False
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -91,12 +129,3 @@ def to_image(tensor: Tensor) -> np.ndarray:
 def seed_of(path: str | Path, seed: int) -> int:
     """A 32-bit seed for one file, from `seed` and its name without folder and extension: the same on every machine."""
     return zlib.crc32(f"{seed}/{Path(path).stem}".encode())
-
-
-def _is_truncated(data: bytes) -> bool:
-    if data.startswith(b"\xff\xd8"):
-        # the end marker must follow the last scan: an embedded thumbnail has markers of its own before it
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    if data.startswith(b"\x89PNG"):
-        return data.rfind(b"IEND") < 0
-    return False

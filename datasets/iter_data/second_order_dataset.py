@@ -16,7 +16,16 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
 from iter_data.degradation import MIN_GT_SIZE, Pair, make_pair
-from iter_data.images import HOW_TO_GET_DATA, UnreadableImage, decode_image, list_images, seed_of, to_tensor
+from iter_data.images import (
+    HOW_TO_GET_DATA,
+    PAUSES,
+    UnreadableImage,
+    decode_image,
+    list_images,
+    read_bytes,
+    seed_of,
+    to_tensor,
+)
 from iter_data.kernels import Kernels, draw_kernels, seeded
 from iter_data.options import DegradationOptions, check_keys
 
@@ -83,8 +92,9 @@ class SecondOrderDegradationDataset(Dataset):
     global generator, which PyTorch seeds anew for each worker and epoch from the main process: runs with the same
     manual_seed see the same data, epochs differ, and restoring the main process's generator replays an epoch.
 
-    A file that cannot be read is named once in the log, counted in `unreadable`, and replaced by another one.
-    Raises ValueError for a bad option, FileNotFoundError for a missing or empty folder.
+    In training a file that cannot be read is named once in the log, counted in `unreadable`, and replaced by another
+    one; in validation and tests its item raises UnreadableImage. A folder that does not answer is waited for (see
+    `read_bytes`). Raises ValueError for a bad option, FileNotFoundError for a missing or empty folder.
     """
 
     def __init__(self, opt: Mapping[str, Any]):
@@ -144,6 +154,7 @@ class SecondOrderDegradationDataset(Dataset):
                     self._check_size(path, *size)
         # shared with the workers, so that a bad file is named once and not once a worker and epoch
         self._is_unreadable = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
+        self._is_away = torch.zeros(1, dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -188,12 +199,13 @@ class SecondOrderDegradationDataset(Dataset):
             path = self.paths[index]
             if not self._is_unreadable[index]:
                 try:
-                    return decode_image(_client(*self.source).get(path, "gt")), path
-                except (UnreadableImage, OSError) as error:
+                    return decode_image(self._bytes(path)), path
+                except UnreadableImage as error:
                     if self.phase != "train":
-                        raise ValueError(f"{path} cannot be read: {error}; repair it or take it out") from error
+                        raise UnreadableImage(f"{path} cannot be read: {error}; repair it or take it out") from error
                     self._is_unreadable[index] = True
-                    get_root_logger().warning(
+                    # an error: BasicSR silences the warnings of all ranks but the first
+                    get_root_logger().error(
                         f"{path} cannot be read and is replaced by another image: {error}. "
                         f"Unreadable so far: {int(self._is_unreadable.sum())}"
                     )
@@ -202,6 +214,23 @@ class SecondOrderDegradationDataset(Dataset):
             f"{_MAX_REPLACEMENTS} images in a row could not be read ({len(self.unreadable)} of "
             f"{len(self)} so far, e.g. {path}): check the data set"
         )
+
+    def _bytes(self, path: str) -> bytes | None:
+        if self.source[0] == "lmdb":
+            return _client(self.source[1]).get(path, "gt")
+        data = read_bytes(path, self._say_away)
+        if self._is_away:
+            self._is_away[0] = False
+            get_root_logger().error(f"{os.path.dirname(path)} answers again")
+        return data
+
+    def _say_away(self, error: OSError) -> None:
+        if not self._is_away:
+            self._is_away[0] = True
+            get_root_logger().error(
+                f"{os.path.dirname(error.filename)} does not answer ({error.strerror}): waiting for it, up to "
+                f"{sum(PAUSES)} s"
+            )
 
     def _flip(self, image: np.ndarray) -> np.ndarray:
         # basicsr.data.transforms.augment on views: only the crop is copied
@@ -237,13 +266,15 @@ class SecondOrderDegradationDataset(Dataset):
     def _whole(self, image: np.ndarray, path: str) -> np.ndarray:
         height, width = (side - side % self.scale for side in image.shape[:2])
         if min(height, width) < MIN_GT_SIZE:
-            raise ValueError(f"{path} has {image.shape[0]}x{image.shape[1]} pixels, but both sides must be >= "
-                             f"{MIN_GT_SIZE}: take it out of the set")  # fmt: skip
+            raise UnreadableImage(
+                f"{path} has {image.shape[0]}x{image.shape[1]} pixels, but both sides must be >= {MIN_GT_SIZE}: take "
+                "it out of the set"
+            )
         return image[:height, :width]
 
     def _check_size(self, path: str, height: int, width: int) -> None:
         if min(height, width) < self.crop_size:
-            raise ValueError(
+            raise UnreadableImage(
                 f"{path} has {height}x{width} pixels, but both sides must be >= the crop of "
                 f"{self.crop_size} pixels: remove it, lower gt_size (or crop_pad_size), or set "
                 "pad_small_gt: true"
@@ -273,9 +304,9 @@ def batch_to_pair(
 
 
 @cache
-def _client(backend: str, root: str | None = None) -> FileClient:
+def _client(root: str) -> FileClient:
     # one a process and LMDB: it cannot be opened twice; read-only and without locks it may cross a fork
-    return FileClient(backend) if root is None else FileClient(backend, db_paths=[root], client_keys=["gt"])
+    return FileClient("lmdb", db_paths=[root], client_keys=["gt"])
 
 
 def _check_section(opt: Mapping[str, Any], section: str) -> None:

@@ -82,12 +82,27 @@ def test_a_mistake_before_the_run_begins_is_one_line(train, capsys, error, messa
         (ValueError("a fault"), (), True),
         (ValueError("a mistake"), ("--traceback",), False),
         (RuntimeError("a fault"), (), False),
+        (OSError("a disk"), ("--traceback",), True),
         (TypeError("unsupported operand type(s)"), (), False),
     ],
 )
 def test_a_fault_keeps_its_traceback(train, error, words, begun):
     with pytest.raises(type(error)):
         train(error, *words, begun=begun)
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), basicsr_compat.UnreadableImage("a.png is too small")])
+def test_a_file_that_fails_a_run_on_its_way_is_one_line_and_1(train, capsys, error):
+    assert train(error, begun=True) == 1
+    assert f"basicsr train: error: {error}" in capsys.readouterr().err
+
+
+def test_a_workers_error_is_its_message(train, capsys):
+    message = (
+        'Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\n'
+    )
+    assert train(ValueError(f"{message}ValueError: a.png is too small\n")) == 2
+    assert "basicsr train: error: a.png is too small\n" in capsys.readouterr().err
 
 
 def test_the_environment_can_ask_for_the_traceback(train, monkeypatch):

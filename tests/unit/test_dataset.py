@@ -3,6 +3,8 @@
 import logging
 import pickle
 import random
+import threading
+import time
 
 import basicsr_compat  # noqa: F401  isort: skip
 import cv2
@@ -13,8 +15,8 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader
 
-from iter_data import SecondOrderDegradationDataset, second_order_dataset
-from iter_data.images import seed_of
+from iter_data import SecondOrderDegradationDataset, images, second_order_dataset
+from iter_data.images import UnreadableImage, read_bytes, seed_of
 from iter_data.prepare import main as prepare
 
 ITEM_KEYS = ("gt", "kernel1", "kernel2", "sinc_kernel")
@@ -271,8 +273,72 @@ def test_where_nothing_can_be_read_it_ends_with_an_error(tmp_path):
 def test_validation_does_not_replace_an_unreadable_file(tmp_path):
     (tmp_path / "a.png").write_text("no image")
     write_image(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=r"a\.png cannot be read"):
+    with pytest.raises(UnreadableImage, match=r"a\.png cannot be read"):
         dataset_of(tmp_path, phase="val", gt_size=None)[0]
+
+
+# ------------------------- folders that do not answer ------------------------- #
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_that_vanishes_for_a_while_is_waited_for(photos, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(images, "PAUSES", (0.1,) * 100)
+    handler = logging.FileHandler(tmp_path / "log.txt")
+    get_root_logger().addHandler(handler)
+    log = tmp_path / "log.txt"
+    dataset = dataset_of(photos)
+    loader = DataLoader(dataset, batch_size=2, num_workers=workers)
+    photos.rename(tmp_path / "away")
+
+    def come_back():
+        while "does not answer" not in log.read_text():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        (tmp_path / "away").rename(photos)
+
+    thread = threading.Thread(target=come_back, daemon=True)
+    thread.start()
+    paths = [path for batch in loader for path in batch["gt_path"]]
+    thread.join()
+    get_root_logger().removeHandler(handler)
+    assert names_of(paths, photos) == names(dataset, photos)  # none was replaced
+    assert dataset.unreadable == []
+    assert log.read_text().count("does not answer") == log.read_text().count("answers again") == 1
+
+
+def test_a_folder_that_stays_away_ends_the_run(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "PAUSES", (0.01, 0.02))
+    dataset = dataset_of(photos)
+    photos.rename(tmp_path / "away")
+    with pytest.raises(OSError, match=r"photos has not answered for .*No such file.*--auto_resume"):
+        dataset[0]
+    assert dataset.unreadable == []
+
+
+def test_an_empty_mount_point_is_a_folder_that_does_not_answer(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "PAUSES", (0.01,))
+    dataset = dataset_of(photos / "set1")
+    (photos / "set1").rename(tmp_path / "away")
+    (photos / "set1").mkdir()
+    with pytest.raises(OSError, match="has not answered"):
+        dataset[0]
+
+
+def test_a_removed_photo_is_replaced_at_once(photos, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda pause: pytest.fail("waited"))
+    dataset = dataset_of(photos / "set1")
+    (photos / "set1" / "a.png").unlink()
+    assert dataset[0]["gt_path"] == str(photos / "set1" / "b.png")
+    assert names(dataset, photos) == ["set1/a.png", "set1/b.png"]
+    assert names_of(dataset.unreadable, photos) == ["set1/a.png"]
+
+
+def test_pauses_grow_and_end_after_a_minute(tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with pytest.raises(OSError, match="for 60 s"):
+        read_bytes(tmp_path / "none" / "a.png")
+    assert pauses == sorted(pauses) and sum(pauses) == 60
 
 
 # --------------------------------- refusals --------------------------------- #
