@@ -246,7 +246,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     return isinstance(value, annotation) if annotation in (bool, str) else True
 
 
-_DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "~"}
+_DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "~"}
 
 
 def _described(annotation: Any) -> str:
@@ -258,7 +258,7 @@ def _described(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(str(part) for part in parts)
     if origin in (list, Sequence) or (origin is tuple and parts[1:] == (...,)):
-        return f"a list, each of it {_described(parts[0])}"
+        return f"a list ({_described(parts[0])} each)"
     if origin is tuple:
         return f"[{', '.join(_described(part) for part in parts)}]"
     if origin in (dict, Mapping) or annotation in (dict, Mapping) or dataclasses.is_dataclass(annotation):

@@ -18,9 +18,8 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import rgb_to_grayscale
 
 from iter_data.kernels import Kernels
-from iter_data.options import DegradationOptions
+from iter_data.options import MIN_GT_SIZE, DegradationOptions
 
-MIN_GT_SIZE = 32
 _RESIZE_MODES = ("area", "bilinear", "bicubic")
 _USM_RADIUS, _USM_WEIGHT, _USM_THRESHOLD = 51, 0.5, 10  # BasicSR's USMSharp
 

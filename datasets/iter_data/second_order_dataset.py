@@ -3,7 +3,7 @@
 import os
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ from basicsr.utils import FileClient, get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
-from iter_data.degradation import MIN_GT_SIZE, Pair, make_pair
+from iter_data.degradation import Pair, make_pair
 from iter_data.images import (
     HOW_TO_GET_DATA,
     PAUSES,
@@ -27,37 +27,8 @@ from iter_data.images import (
     to_tensor,
 )
 from iter_data.kernels import Kernels, draw_kernels, seeded
-from iter_data.options import DegradationOptions, check_keys
+from iter_data.options import MIN_GT_SIZE, DatasetOptions, DegradationOptions, dataset_mistakes
 
-_OWN_KEYS = (
-    "dataroot_gt",
-    "meta_info",
-    "io_backend",
-    "gt_size",
-    "crop_pad_size",
-    "use_hflip",
-    "use_rot",
-    "gt_resize_range",
-    "pad_small_gt",
-    "degrade_in_worker",
-    "degradation",
-    "seed",
-)
-# what BasicSR reads from, or writes into, the section of any data set
-_BASICSR_KEYS = (
-    "name",
-    "type",
-    "phase",
-    "scale",
-    "use_shuffle",
-    "num_worker_per_gpu",
-    "batch_size_per_gpu",
-    "dataset_enlarge_ratio",
-    "prefetch_mode",
-    "num_prefetch_queue",
-    "pin_memory",
-    "persistent_workers",
-)
 _META_LINE = re.compile(r"^(?P<name>.+?)(?:\s+\((?P<h>\d+),\s*(?P<w>\d+)(?:,\s*\d+)?\).*)?$")
 _MAX_REPLACEMENTS = 100
 
@@ -66,21 +37,7 @@ _MAX_REPLACEMENTS = 100
 class SecondOrderDegradationDataset(Dataset):
     """Data set of single GT images for training on synthetic degradations; BasicSR's option names.
 
-    Options (section of the data set in the yml):
-        dataroot_gt: an image folder, searched through its subfolders in sorted order; or a list of folders; with
-            io_backend type lmdb, one `.lmdb` folder.
-        meta_info: optional text file naming the images to use, relative to dataroot_gt, one a line as BasicSR writes
-            them (`name.png` or `name.png (h,w,c) 1`); a list of files for a list of folders.
-        io_backend: {type: disk} (default) or {type: lmdb}.
-        gt_size: side of the GT crops, a multiple of the scale, >= 32 (> 25 is what sharpening needs).
-        crop_pad_size: crop this much, degrade, then crop to gt_size, as Real-ESRGAN does with 400; default gt_size.
-        use_hflip, use_rot: random flips and quarter turns; default true and false.
-        gt_resize_range: [low, high] in (0, 1]: the GT is shrunk by a random factor before it is cropped, which gives
-            a small training set more scales; off by default.
-        pad_small_gt: reflect-pad images smaller than the crop, as BasicSR does; by default they are an error.
-        degradation: see `DegradationOptions`; Real-ESRGAN's values by default.
-        degrade_in_worker: give ready pairs for any BasicSR model instead of GT and kernels; default false.
-        seed: val and test only, default 0.
+    Options (section of the data set in the yml): see `DatasetOptions`.
 
     Items in training are dicts: 'gt' (3, crop, crop) float32 RGB in [0, 1], 'kernel1', 'kernel2', 'sinc_kernel' (k, k)
     float32 and 'gt_path', to be given to `batch_to_pair`; with degrade_in_worker 'lq' (3, gt_size/s, gt_size/s), 'gt'
@@ -102,47 +59,25 @@ class SecondOrderDegradationDataset(Dataset):
         self.opt = opt  # BasicSR reads the name of a validation set from here
         self.phase = opt.get("phase", "train")
         section = f"datasets.{self.phase}"
-        _check_section(opt, section)
-        if self.phase not in ("train", "val", "test"):
-            raise ValueError(f"{section}.phase={self.phase!r} must be train, val or test")
-        self.options = DegradationOptions.from_dict(opt.get("degradation"), f"{section}.degradation")
+        mistakes = list(self.option_mistakes(opt, section))
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        declared = DatasetOptions(**opt)
+        self.options = DegradationOptions.from_dict(declared.degradation, f"{section}.degradation")
         if self.phase != "train":
             # what is judged is judged against the photo itself
             self.options = replace(self.options, gt_usm=False)
-        self.scale = _value(opt, section, "scale", None, _is_count, "must be 1, 2, 4 or another whole number")
-        self.use_hflip = _value(opt, section, "use_hflip", True, _is_bool, "must be true or false")
-        self.use_rot = _value(opt, section, "use_rot", False, _is_bool, "must be true or false")
-        self.pad_small_gt = _value(opt, section, "pad_small_gt", False, _is_bool, "must be true or false")
-        self.degrade_in_worker = _value(opt, section, "degrade_in_worker", False, _is_bool, "must be true or false")
-        self.seed = _value(opt, section, "seed", 0, lambda v: v == 0 or _is_count(v), "must be a whole number >= 0")
-        self.resize_range = _value(
-            opt,
-            section,
-            "gt_resize_range",
-            None,
-            lambda v: v is None or _is_shrink_range(v),
-            "must be [low, high] with 0 < low <= high <= 1",
-        )
-        if self.phase == "train":
-            self.gt_size = _value(
-                opt,
-                section,
-                "gt_size",
-                None,
-                lambda v: _is_crop(v, self.scale),
-                f"must be a multiple of scale={self.scale} and >= {MIN_GT_SIZE}",
-            )
-            self.crop_size = _value(
-                opt,
-                section,
-                "crop_pad_size",
-                self.gt_size,
-                lambda v: _is_crop(v, self.scale) and v >= self.gt_size,
-                f"must be a multiple of scale={self.scale} and >= gt_size={self.gt_size}",
-            )
-        backend = opt.get("io_backend") or {"type": "disk"}
-        _check_io_backend(backend, section)
-        roots, metas = opt.get("dataroot_gt"), opt.get("meta_info")
+        self.scale = declared.scale
+        self.use_hflip = declared.use_hflip
+        self.use_rot = declared.use_rot
+        self.pad_small_gt = declared.pad_small_gt
+        self.degrade_in_worker = declared.degrade_in_worker
+        self.seed = declared.seed
+        self.resize_range = declared.gt_resize_range
+        self.gt_size = declared.gt_size
+        self.crop_size = declared.crop_pad_size or declared.gt_size
+        backend = declared.io_backend or {"type": "disk"}
+        roots, metas = declared.dataroot_gt, declared.meta_info
         if backend["type"] == "lmdb":
             entries, self.source = _lmdb_entries(roots, metas, section), ("lmdb", roots)
         else:
@@ -155,6 +90,11 @@ class SecondOrderDegradationDataset(Dataset):
         # shared with the workers, so that a bad file is named once and not once a worker and epoch
         self._is_unreadable = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
         self._is_away = torch.zeros(1, dtype=torch.bool).share_memory_()
+
+    @staticmethod
+    def option_mistakes(opt: Mapping[str, Any], section: str) -> Iterator[str]:
+        """Say what is wrong with the section of a data set, a line each; looks at no file."""
+        return dataset_mistakes({"phase": "train"} | dict(opt), section)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -309,50 +249,7 @@ def _client(root: str) -> FileClient:
     return FileClient("lmdb", db_paths=[root], client_keys=["gt"])
 
 
-def _check_section(opt: Mapping[str, Any], section: str) -> None:
-    for key in opt:
-        if key in DegradationOptions.__dataclass_fields__:
-            raise ValueError(f"{section}.{key} belongs into the sub-section {section}.degradation: move it there")
-    check_keys(opt, (*_OWN_KEYS, *_BASICSR_KEYS), section)
-
-
-def _value(opt: Mapping[str, Any], section: str, key: str, default: Any, is_valid: Any, rule: str) -> Any:
-    value = opt.get(key)
-    value = default if value is None else value
-    if not is_valid(value):
-        raise ValueError(f"{section}.{key}={value!r} {rule}")
-    return value
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_shrink_range(value: Any) -> bool:
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(v, int | float) for v in value):
-        return False
-    return 0 < value[0] <= value[1] <= 1
-
-
-def _is_crop(value: Any, scale: int) -> bool:
-    return _is_count(value) and value % scale == 0 and value >= MIN_GT_SIZE
-
-
-def _check_io_backend(backend: Mapping[str, Any], section: str) -> None:
-    check_keys(backend, ("type",), f"{section}.io_backend")
-    if backend.get("type") not in ("disk", "lmdb"):
-        raise ValueError(f"{section}.io_backend.type={backend.get('type')!r} must be disk or lmdb")
-
-
-def _lmdb_entries(root: Any, meta: Any, section: str) -> list[tuple[str, tuple[int, int] | None]]:
-    if not isinstance(root, str) or not root.rstrip("/").endswith(".lmdb"):
-        raise ValueError(
-            f"{section}.dataroot_gt={root!r} must be one folder whose name ends in .lmdb with io_backend type lmdb"
-        )
+def _lmdb_entries(root: str, meta: str | None, section: str) -> list[tuple[str, tuple[int, int] | None]]:
     if not os.path.isdir(root):
         raise FileNotFoundError(
             f"{section}.dataroot_gt={root!r} does not exist: make it with `python -m "
@@ -363,15 +260,13 @@ def _lmdb_entries(root: Any, meta: Any, section: str) -> list[tuple[str, tuple[i
     return [(os.path.splitext(name)[0], size) for name, size in entries]
 
 
-def _disk_entries(roots: Any, metas: Any, section: str) -> list[tuple[str, tuple[int, int] | None]]:
+def _disk_entries(
+    roots: str | list[str], metas: str | list[str] | None, section: str
+) -> list[tuple[str, tuple[int, int] | None]]:
     roots = [roots] if isinstance(roots, str) else roots
     metas = [metas] if isinstance(metas, str) else metas
-    if not isinstance(roots, list) or not roots or not all(isinstance(root, str) for root in roots):
-        raise ValueError(f"{section}.dataroot_gt={roots!r} must be an image folder or a list of image folders")
     if not metas:
         return [(path, None) for root in roots for path in list_images(root)]
-    if len(metas) != len(roots):
-        raise ValueError(f"{section}.meta_info={metas!r} must name one file for each folder of dataroot_gt={roots!r}")
     return [
         (os.path.join(root, name), size)
         for root, meta in zip(roots, metas, strict=True)
