@@ -26,6 +26,8 @@ __all__ = [
     "Network",
     "OptionMistakes",
     "add_arguments",
+    "add_option_file",
+    "build_on_meta",
     "examine",
     "nearest",
     "read_options",
@@ -165,7 +167,8 @@ def _fill_in(opt: dict, is_train: bool) -> None:
         defaults["path"] = {"resume_state": None}
         defaults["logger"].update(print_freq=100, save_checkpoint_freq=5000, keep_last=None)
     if not is_train or opt.get("val") is not None:
-        defaults["val"] = {"save_img": not is_train, "suffix": None, **({"val_freq": 5000, "key_metric": None} if is_train else {})}
+        in_training = {"val_freq": 5000, "key_metric": None} if is_train else {}
+        defaults["val"] = {"save_img": not is_train, "suffix": None, **in_training}
     for section, values in defaults.items():
         opt[section] = {**values, **(opt.get(section) or {})}
     for phase, dataset in (opt.get("datasets") or {}).items():
@@ -192,8 +195,8 @@ def _force(opt: dict, entry: str) -> None:
     text = text.strip()
     try:
         section[keys[-1]] = None if text.lower() == "none" else yaml.load(text, Loader=_OptionLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--force_yml {entry!r}: the value is not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"--force_yml {entry!r}: the value is not valid YAML: {_one_line(error)}") from None
 
 
 def _missing(opt: dict, is_train: bool) -> Iterator[str]:
@@ -286,11 +289,12 @@ def _impossible_numbers(opt: dict, is_train: bool) -> Iterator[str]:
 
 def _unknown_key_metric(opt: dict) -> Iterator[str]:
     val = opt.get("val") or {}
-    name, known = val.get("key_metric"), list(val.get("metrics") or {})
+    metrics = val.get("metrics")
+    name, known = val.get("key_metric"), list(metrics) if isinstance(metrics, dict) else []
     if name is not None and name not in known:
         yield (
-            f"val.key_metric={shown(name)} must be the name of one of val.metrics, {', '.join(map(str, known)) or 'none'}"
-            f"{nearest(name, known)}"
+            f"val.key_metric={shown(name)} must be the name of one of val.metrics: "
+            f"{', '.join(map(str, known)) or 'there are none'}{nearest(name, known)}"
         )
 
 
@@ -442,8 +446,8 @@ def _set_run_folders(opt: dict, is_train: bool) -> None:
         opt["path"]["training_states"] = str(root / "training_states")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add BasicSR's command line arguments for a training or a test to `parser`."""
+def add_option_file(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what the options are to `parser`."""
     parser.add_argument("-opt", "--opt", required=True, metavar="YML", help="the option file")
     parser.add_argument(
         "--force_yml",
@@ -451,6 +455,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change options of the file for this run, sections joined by colons: train:total_iter=100 num_gpu=0",
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add BasicSR's command line arguments for a training or a test to `parser`."""
+    add_option_file(parser)
     parser.add_argument("--auto_resume", action="store_true", help="go on from the newest saved state of this run")
     parser.add_argument("--debug", action="store_true", help="name the run debug_...: log, validate and save often")
     parser.add_argument(
@@ -480,14 +489,21 @@ def read_options(args: argparse.Namespace, root_path: str, is_train: bool) -> di
     return opt
 
 
-def examine(args: argparse.Namespace, root_path: str, is_train: bool) -> tuple[dict, list[str], list[str]]:
+def examine(args: argparse.Namespace, root_path: str, is_train: bool | None) -> tuple[dict, list[str], list[str]]:
     """As `read_options`, for who goes on where files are missing.
 
+    Args:
+        is_train: None: a training where the yml has a data set for it.
+
     Returns:
-        The options, which can be used where there are no mistakes; what is wrong in them; and which files they name
-        that are not there. ValueError and FileNotFoundError as `read_options`.
+        The options, which can be used where there are no mistakes, and have the key 'is_train' where all their sections
+        are there; what is wrong in them; and which files they name that are not there. ValueError and FileNotFoundError
+        as `read_options`.
     """
     opt = _read_yml(args.opt)
+    if is_train is None:
+        datasets = opt.get("datasets")
+        is_train = "train" in (datasets if isinstance(datasets, dict) and datasets else opt)
     mistakes = list(_unfit_sections(opt, is_train))
     if not mistakes:
         _fill_in(opt, is_train)

@@ -1,4 +1,4 @@
-"""The `basicsr` command: train, test, upscale and convert."""
+"""The `basicsr` command: train, test, check, upscale and convert."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _EXAMPLES = """\
 examples:
   basicsr upscale -i photos/ -o results/
   basicsr test  -opt options/test_iter.yml
+  basicsr check -opt options/train_iter.yml
   basicsr train -opt options/train_iter.yml --auto_resume
   torchrun --nproc_per_node=4 --no-python basicsr train -opt options/train_iter.yml --launcher pytorch
 
@@ -46,7 +47,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of the `basicsr` command.
 
     Args:
-        command: the subcommand in use; `upscale` and `convert` add their own arguments only where they are the one.
+        command: the subcommand in use; `check`, `upscale` and `convert` add their own arguments only where they are
+            the one.
     """
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("basicsr", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
@@ -61,6 +63,13 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         )
         add_arguments(one)
         one.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
+    summary = "check an option file without training or testing"
+    one = commands.add_parser("check", help=summary, description=summary, formatter_class=raw, allow_abbrev=False)
+    if command == "check":
+        from iter_model import check
+
+        check.add_arguments(one)
+        one.epilog = check.EXAMPLES
     one = commands.add_parser("upscale", help="restore photos, a file or a folder", formatter_class=raw)
     if command == "upscale":
         from iter_model import upscale
@@ -90,6 +99,10 @@ def main(argv: list[str] | None = None) -> int:
             from iter_model import upscale
 
             return upscale.run(args)
+        if args.command == "check":
+            from iter_model import check
+
+            return check.run(args)
         if args.command == "convert":
             from iter_model import convert
 
