@@ -14,8 +14,12 @@ def match_color(image: Tensor, lq: Tensor) -> Tensor:
     Returns:
         (b, c, H, W) in [0, 1], of the dtype of ``image``.
     """
-    std, mean = torch.std_mean(image.float(), dim=(2, 3), correction=0, keepdim=True)
+    return match_color_(image.to(torch.float32, copy=True), lq).to(image.dtype)
+
+
+def match_color_(image: Tensor, lq: Tensor) -> Tensor:
+    """`match_color` in the place of ``image``, which is float32: no second copy of a large one."""
+    std, mean = torch.std_mean(image, dim=(2, 3), correction=0, keepdim=True)
     target_std, target_mean = torch.std_mean(lq.float(), dim=(2, 3), correction=0, keepdim=True)
     # A flat channel has nothing to stretch.
-    matched = (image - mean) * (target_std / std.clamp_min(1e-5)) + target_mean
-    return matched.clamp(0, 1).to(image.dtype)
+    return image.sub_(mean).mul_(target_std / std.clamp_min(1e-5)).add_(target_mean).clamp_(0, 1)

@@ -330,6 +330,17 @@ def test_what_is_written_is_read_back_exactly(tmp_path, rng, bits, gray, alpha, 
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("strip", [1, 5 * 4 * 7 * 2])
+def test_a_file_written_in_strips_is_read_back_exactly(tmp_path, rng, monkeypatch, bits, strip):
+    monkeypatch.setattr(image_io, "STRIP_BYTES", strip)
+    levels = random_pixels(rng, 4, bits, (23, 7)).astype(np.float32) / (2**bits - 1)
+    write_image(tmp_path / "out.png", Photo(levels[..., :3], levels[..., 3], bits))
+    back = read_image(tmp_path / "out.png")
+    np.testing.assert_array_equal(back.rgb, levels[..., :3])
+    np.testing.assert_array_equal(back.alpha, levels[..., 3])
+
+
 def test_other_programs_read_what_is_written(tmp_path, rng):
     pixels = random_pixels(rng, 4, 16)
     write_image(
