@@ -15,20 +15,16 @@ import datetime
 import functools
 import importlib.util
 import inspect
-import math
 import os
-import pickle
 import queue
 import random
 import shutil
 import subprocess
 import sys
 import threading
-import time
 import types
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 # A file of a few MB may hold the 2^30 pixels that OpenCV allows, 12 GB as float32; this, read by `import cv2`, is
@@ -70,15 +66,34 @@ from basicsr.utils import (  # noqa: E402
 )
 from basicsr.utils.registry import METRIC_REGISTRY, Registry  # noqa: E402
 
+from basicsr_checkpoints import (  # noqa: E402
+    NotSaved,
+    ResumableSampler,
+    ValidationStopped,
+    atomic_save,
+    derive_seed,
+    load_resume_state,
+    orderly_stops,
+    read_checkpoint,
+    resumes_exactly,
+    save_network,
+    save_training_state,
+    seeded_loader,
+)
+from basicsr_checkpoints import run as training_run  # noqa: E402
 from basicsr_options import add_arguments, nearest, read_options  # noqa: E402
 from basicsr_schema import Positive, Rule, read_section  # noqa: E402
 
 __all__ = [
+    "NotSaved",
     "ReadableItems",
     "UnreadableImage",
+    "ValidationStopped",
     "atomic_save",
     "decode_image",
+    "derive_seed",
     "init_dist",
+    "orderly_stops",
     "parse_options",
     "read_checkpoint",
     "run_has_begun",
@@ -331,6 +346,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         if opt["dist"]:
             torch.distributed.broadcast_object_list(seed)
         opt["manual_seed"] = seed[0]
+        opt["manual_seed_drawn"] = True
     misc.set_random_seed(opt["manual_seed"] + opt["rank"])
     return opt, args
 
@@ -524,7 +540,7 @@ def _epochs_from_loader(create):
     @functools.wraps(create)
     def create_train_val_dataloader(opt, logger):
         train_loader, sampler, val_loaders, epochs, total_iters = create(opt, logger)
-        _data.train_set = train_loader.dataset
+        _data.train_set = train_loader.dataset.dataset
         val_loaders = [_ReadableLoader(loader) for loader in val_loaders]
         if len(train_loader) == 0:
             raise ValueError(
@@ -532,12 +548,49 @@ def _epochs_from_loader(create):
                 f"{train_loader.batch_size} on each of {opt['world_size']} processes; lower batch_size_per_gpu, or "
                 "raise dataset_enlarge_ratio"
             )
-        needed = math.ceil(total_iters / len(train_loader))
+        needed = training_run.take_loaders(opt, train_loader, sampler, val_loaders, total_iters)
         if needed != epochs:
             logger.info(f"Without the last, unfilled batch: {len(train_loader)} iters per epoch, {needed} epochs.")
         return train_loader, sampler, val_loaders, needed, total_iters
 
     return create_train_val_dataloader
+
+
+def _between_iterations(next_batch):
+    """BasicSR's loop asks for a batch between two iterations, and tells nobody else that one has ended."""
+
+    @functools.wraps(next_batch)
+    def next(self):
+        if training_run.iteration is not None:
+            _begin_run()
+        training_run.before_batch()
+        batch = next_batch(self)
+        training_run.after_batch(batch)
+        return batch
+
+    return next
+
+
+def _within_epoch(reset):
+    """See _between_iterations: what begins an epoch, a resumed one somewhere within it."""
+
+    @functools.wraps(reset)
+    def call(self):
+        training_run.before_epoch()
+        reset(self)
+
+    return call
+
+
+def _tell_run(init_tb_loggers):
+    """A training that is stopped closes TensorBoard's files."""
+
+    @functools.wraps(init_tb_loggers)
+    def call(opt):
+        training_run.tb_logger = init_tb_loggers(opt)
+        return training_run.tb_logger
+
+    return call
 
 
 class _Failed:
@@ -607,107 +660,6 @@ def _prefetch_one_epoch_at_a_time(self):
 # ------------------------------------------------------------------------------------------- checkpoints
 
 
-def atomic_save(obj, path: str | os.PathLike) -> None:
-    """torch.save to a file that is there whole or not at all, whatever happens in between.
-
-    Args:
-        obj: anything torch.save takes.
-        path: the file; its folder must exist. An older file of this name is replaced.
-
-    Raises:
-        OSError: it could not be written; a file of this name is as it was.
-    """
-    path = os.fspath(path)
-    temporary = f"{path}.tmp"  # same folder: renaming is atomic within a file system only
-    try:
-        # To a path: with a Python file object torch turns Ctrl-C into a RuntimeError.
-        torch.save(obj, temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, RuntimeError):  # how torch reports a full disk
-            raise OSError(f"cannot write {path}: {error}") from error
-        raise
-
-
-def read_checkpoint(path: str | os.PathLike):
-    """The content of a checkpoint on the CPU; tensors and plain containers only, never code.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, no checkpoint, or a pickle that would run code.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"checkpoint {os.fspath(path)!r}: there is no such file (looked from {os.getcwd()})")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"checkpoint {os.fspath(path)!r} cannot be read: it is truncated, no checkpoint, or holds more than "
-            f"tensors ({reason}); delete it, or name another"
-        ) from error
-
-
-def _save(obj, path: str) -> None:
-    """BasicSR writes checkpoints in place and ignores that a disk is full: truncated files, exit 0."""
-    for waiting in (1, 1, 0):  # as BasicSR: network file systems fail now and then
-        try:
-            return atomic_save(obj, path)
-        except OSError as error:
-            if not waiting:
-                raise
-            get_root_logger().warning(f"Save error: {error}; trying again")
-            time.sleep(waiting)
-
-
-@dist_util.master_only
-def _save_network(self, net, net_label, current_iter, param_key="params") -> None:
-    """See _save."""
-    nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
-    if len(nets) != len(keys):
-        raise ValueError(f"{len(nets)} networks for {len(keys)} keys {keys}: the numbers must be the same")
-    content = {}
-    for one, key in zip(nets, keys, strict=True):
-        state = self.get_bare_model(one).state_dict()
-        content[key] = {name.removeprefix("module."): value.detach().cpu() for name, value in state.items()}
-    label = "latest" if current_iter == -1 else current_iter
-    _save(content, os.path.join(self.opt["path"]["models"], f"{net_label}_{label}.pth"))
-
-
-@dist_util.master_only
-def _save_training_state(self, epoch, current_iter) -> None:
-    """See _save; and BasicSR's forgets the best metrics."""
-    if current_iter == -1:
-        return
-    state = {
-        "epoch": epoch,
-        "iter": current_iter,
-        "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-        "best_metric_results": {
-            dataset: {name: {**record, "val": float(record["val"])} for name, record in records.items()}
-            for dataset, records in getattr(self, "best_metric_results", {}).items()
-        },
-    }
-    _save(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
-
-
-def _resume_best_metrics(resume):
-    """See _save_training_state."""
-
-    @functools.wraps(resume)
-    def resume_training(self, resume_state):
-        resume(self, resume_state)
-        if resume_state.get("best_metric_results"):
-            self.best_metric_results = resume_state["best_metric_results"]
-
-    return resume_training
-
-
 def _differences(net_state: dict, state: dict) -> list[str]:
     found = [f"{key} is missing" for key in net_state if key not in state]
     found += [f"{key} is not in the network" for key in state if key not in net_state]
@@ -746,28 +698,19 @@ def _load_network(self, net, load_path, strict=True, param_key="params") -> None
     net.load_state_dict(state, strict=strict)
 
 
-def load_resume_state(opt: dict) -> dict | None:
-    """BasicSR's looks for states under the working directory, whatever root_path is, and needs a CUDA device."""
-    if opt["auto_resume"]:
-        saved = [path for path in Path(opt["path"]["training_states"]).glob("*.state") if path.stem.isdigit()]
-        if saved:
-            opt["path"]["resume_state"] = str(max(saved, key=lambda path: int(path.stem)))
-    if not opt["path"].get("resume_state"):
-        return None
-    state = read_checkpoint(opt["path"]["resume_state"])
-    misc.check_resume(opt, state["iter"])
-    return state
-
-
 # ------------------------------------------------------------------------------------------- validation
 
 
 def _number_validations(build):
-    """BasicSR logs the last validation at total_iter + 1 or + 2, twice, and measures against a stale training batch."""
+    """BasicSR logs the last validation at total_iter + 1 or + 2, twice, and measures against a stale training batch.
+
+    A validation is also where a signal may stop it, and where the best model is found; see basicsr_checkpoints.
+    """
 
     @functools.wraps(build)
     def build_model(opt):
         model = build(opt)
+        training_run.watch(model)
         validate, validated = model.validation, {}
 
         # On the object, not on BaseModel: models may have a validation of their own.
@@ -777,7 +720,7 @@ def _number_validations(build):
             if validated.get(id(dataloader)) != current_iter:
                 validated[id(dataloader)] = current_iter
                 model.__dict__.pop("gt", None)
-                validate(dataloader, current_iter, *args, **kwargs)
+                training_run.validate(validate, dataloader, current_iter, *args, **kwargs)
 
         model.validation = validation
         return model
@@ -913,14 +856,20 @@ def _apply() -> None:
     _wrap(basicsr.data, "build_dataset", _refuse_empty)
     _wrap(basicsr.test, "build_dataloader", _leave_out_unreadable, only_here=True)
     _wrap(basicsr.train, "create_train_val_dataloader", _epochs_from_loader)
+    _put(basicsr.train, "EnlargedSampler", ResumableSampler)
+    _wrap(basicsr.train, "build_dataloader", seeded_loader, only_here=True)
+    _wrap(basicsr.train, "init_tb_loggers", _tell_run)
+    for prefetcher in (prefetch_dataloader.CPUPrefetcher, prefetch_dataloader.CUDAPrefetcher):
+        _wrap(prefetcher, "next", _between_iterations)
+        _wrap(prefetcher, "reset", _within_epoch)
     _put(prefetch_dataloader.PrefetchDataLoader, "__iter__", _prefetch_one_epoch_at_a_time)
 
     model = base_model.BaseModel
     _put(model, "model_to_device", _model_to_device)
-    _put(model, "save_network", _save_network)
-    _put(model, "save_training_state", _save_training_state)
+    _put(model, "save_network", save_network)
+    _put(model, "save_training_state", save_training_state)
     _put(model, "load_network", _load_network)
-    _wrap(model, "resume_training", _resume_best_metrics)
+    _wrap(model, "resume_training", resumes_exactly)
     _wrap(basicsr.metrics, "calculate_metric", _name_missing_ground_truth)
     _wrap(basicsr.metrics.niqe, "niqe", _nan_where_undefined)
 

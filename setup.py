@@ -24,7 +24,7 @@ setup(
     # Not find_packages: a package called `datasets` would hide Hugging Face's, which pyiqa needs.
     packages=["iter_arch", "iter_model", "iter_data"],
     package_dir={"iter_data": "datasets/iter_data"},
-    py_modules=["basicsr_compat", "basicsr_options", "basicsr_schema"],
+    py_modules=["basicsr_checkpoints", "basicsr_compat", "basicsr_options", "basicsr_schema"],
     package_data={"iter_arch": ["weights/*"]},
     entry_points={"console_scripts": ["basicsr=iter_model.cli:main"]},
     install_requires=[

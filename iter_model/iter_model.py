@@ -174,8 +174,6 @@ class ITERModel(ValidationMixin, TrainingMixin):
         train = self.opt["datasets"]["train"]
         self.degradation = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
         self.pool = PairPool(self.train.queue_size) if self.train.queue_size else None
-        seed = self.opt["manual_seed"] + self.opt["rank"]
-        self.generator = torch.Generator().manual_seed(seed)
         self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
         self.setup_schedulers()
         if self.train.compile:
@@ -278,13 +276,25 @@ class ITERModel(ValidationMixin, TrainingMixin):
             columns.append(self.gt)
         return torch.cat(columns, dim=3)[0]
 
-    def save(self, epoch: int, current_iter: int) -> None:
+    def save(self, epoch: int, current_iter: int | str) -> None:
         networks, keys = [self.net_g], ["params"]
         if self.train.ema_decay:
             networks, keys = [self.net_g, self.net_g_ema], ["params", "params_ema"]
         self.save_network(networks, "net_g", current_iter, param_key=keys)
         self.save_training_state(epoch, current_iter)
-        if current_iter == -1 and self.opt["rank"] == 0:
-            # The end of the training: one file with all four networks, for `upscale` and `load_pretrained`.
+        if current_iter in (-1, "best") and self.opt["rank"] == 0:
+            # One file with all four networks, for `upscale` and `load_pretrained`.
             net = getattr(self, "iter_ema", self.iter)
-            save_pretrained(net, f"{self.opt['path']['models']}/iter_latest.safetensors")
+            label = "latest" if current_iter == -1 else "best"
+            save_pretrained(net, f"{self.opt['path']['models']}/iter_{label}.safetensors")
+
+    def training_state(self, current_iter: int) -> dict[str, Any]:
+        """See `TrainingMixin`."""
+        state = super().training_state(current_iter)
+        return state if self.pool is None else state | {"pool": self.pool.state_dict()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        super().load_training_state(state)
+        # A pool of another size, in the yml since then, fills anew.
+        if self.pool is not None and state.get("pool", {}).get("size") == self.pool.size:
+            self.pool.load_state_dict(state["pool"], self.device)

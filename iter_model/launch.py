@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 
 import torch
@@ -22,8 +21,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         argv: the same as words; BasicSR parses it again and copies it into the run's folder.
 
     Returns:
-        The exit code: 0; 1 for a test that had to leave images out, and for a file that failed the run on its way; 2
-        for a mistake in the command, the options or the data, found before the run begins.
+        The exit code: 0; 128 + the number of a signal that ended the run; 1 for a test that had to leave images
+        out, and for a file that failed the run on its way; 2 for a mistake in the command, the options or the
+        data, found before the run begins.
     """
     import basicsr.test
     import basicsr.train
@@ -35,10 +35,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
     pipeline = {"train": basicsr.train.train_pipeline, "test": basicsr.test.test_pipeline}[args.command]
     sys.argv = [f"basicsr {args.command}", *(word for word in argv if word != "--traceback")]
-    # torchrun ends the other ranks by SIGTERM when one fails; as an exception it lets a failed start clean up.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        pipeline(os.getcwd())
+        with basicsr_compat.orderly_stops() as training:
+            pipeline(os.getcwd())
     except Exception as error:
         elsewhere = basicsr_compat.failed_elsewhere(error)
         if elsewhere and not args.traceback:
@@ -50,15 +49,13 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         rank = f" (rank {os.environ['RANK']})" if args.launcher != "none" and "RANK" in os.environ else ""
         print(f"basicsr {args.command}{rank}: error: {_message(error)}\n(--traceback shows where)", file=sys.stderr)
         return 1 if failed else 2
-    finally:
-        signal.signal(signal.SIGTERM, before)
     # Not of a run that failed: NCCL would wait for ranks that are gone.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if args.command == "test" and basicsr_compat.skipped_images():
         print(f"basicsr test: {len(basicsr_compat.skipped_images())} images were left out", file=sys.stderr)
         return 1
-    return 0
+    return training.exit_code()
 
 
 def _is_mistake(error: Exception) -> bool:

@@ -161,8 +161,9 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
     def _draw_latents(self, count: int) -> Tensor:
         """(count, d): latents of the last iterations, with a little noise to keep equal ones apart."""
         latents = self._recent_vectors()
-        chosen = torch.randint(len(latents), (count,), device=self.device)
-        return latents[chosen] + 1e-3 * latents.std() * torch.randn(count, latents.shape[1], device=self.device)
+        chosen = torch.randint(len(latents), (count,), generator=self.generator).to(self.device)
+        noise = torch.randn(count, latents.shape[1], generator=self.generator).to(self.device)
+        return latents[chosen] + 1e-3 * latents.std() * noise
 
     def _set_codes(self, indices: Tensor, vectors: Tensor) -> None:
         """Give codes new values, those of rank 0 on every rank."""
@@ -214,3 +215,30 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         if self.net_d is not None:
             self.save_network(self.net_d, "net_d", current_iter)
         self.save_training_state(epoch, current_iter)
+
+    def training_state(self, current_iter: int) -> dict[str, Any]:
+        """See `TrainingMixin`; of the latents those that the next change of the codebook will still look at."""
+        state = super().training_state(current_iter) | {
+            "codebook_iter": self.codebook_iter,
+            "code_counts": self.code_counts,
+            "window_counts": self.window_counts,
+        }
+        changes = []
+        if self.train.revive_freq:
+            changes.append(current_iter - current_iter % self.train.revive_freq + self.train.revive_freq)
+        if self.codebook_iter is not None and self.codebook_iter > current_iter:
+            changes.append(self.codebook_iter)
+        if changes:
+            recent = list(self.recent_latents)
+            # The change in iteration n looks at those of n - 32 and later, at most.
+            first = max(0, len(recent) - max(0, current_iter - (min(changes) - self.recent_latents.maxlen) + 1))
+            state["recent_latents"] = recent[first:]
+        return state
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        super().load_training_state(state)
+        self.codebook_iter = state["codebook_iter"]
+        self.code_counts = state["code_counts"].to(self.device)
+        self.window_counts = state["window_counts"].to(self.device)
+        latents = (latent.to(self.device) for latent in state.get("recent_latents", ()))
+        self.recent_latents = deque(latents, self.recent_latents.maxlen)

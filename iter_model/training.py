@@ -10,6 +10,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 
+from basicsr_compat import derive_seed
 from basicsr_options import Network
 from basicsr_schema import read_section, section_mistakes
 from iter_arch.checkpoint import load_strictly, read_checkpoint
@@ -51,6 +52,8 @@ class TrainingMixin(BaseModel):
         self.train = read_section(self.train_options, self.opt["train"], "train") if self.is_train else Switches()
         self.memory_format = torch.channels_last if self.train.channels_last else torch.contiguous_format
         self.losses: dict[str, Tensor] = {}
+        # Of all random draws of the training; seeded anew in every iteration, so that it has no state to be saved.
+        self.generator = torch.Generator()
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Around what runs in bf16, where the yml says so."""
@@ -92,6 +95,29 @@ class TrainingMixin(BaseModel):
         decay = min(self.train.ema_decay, (1 + current_iter) / (10 + current_iter))
         torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
 
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """BasicSR's first call in an iteration."""
+        super().update_learning_rate(current_iter, warmup_iter)
+        self.generator.manual_seed(derive_seed(self.opt["manual_seed"], self.opt["rank"], current_iter))
+
+    def training_state(self, current_iter: int) -> dict[str, Any]:
+        """What this rank needs besides networks, optimisers and schedulers to go on exactly after `current_iter`.
+
+        Returns:
+            Tensors and plain containers, for `load_training_state`. 'gradients': of every parameter of every
+            optimiser, where some are accumulated for a step to come.
+        """
+        gradients = [[parameter.grad for parameter in _parameters(optimizer)] for optimizer in self.optimizers]
+        if all(gradient is None for part in gradients for gradient in part):
+            return {}
+        return {"gradients": gradients}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `training_state` returned."""
+        for optimizer, gradients in zip(self.optimizers, state.get("gradients", ()), strict=False):
+            for parameter, gradient in zip(_parameters(optimizer), gradients, strict=True):
+                parameter.grad = gradient if gradient is None else gradient.to(parameter)
+
     def load_into(self, net: nn.Module, path: str, param_key: str | None = None) -> None:
         """Load a checkpoint strictly; without param_key its averaged weights, where it has them. Executes nothing."""
         load_strictly(net, read_checkpoint(path, param_key).state, path)
@@ -100,6 +126,10 @@ class TrainingMixin(BaseModel):
     def get_current_log(self) -> Mapping[str, float]:
         # Only here, where BasicSR prints, are losses averaged over the ranks and fetched from the device.
         return self.reduce_loss_dict({name: value.detach().float() for name, value in self.losses.items()})
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def world_size() -> int:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
-from basicsr_compat import ReadableItems, skip_image
+from basicsr_compat import ReadableItems, ValidationStopped, skip_image
 from iter_model.options import ValOptions
 from iter_model.pyiqa_metric import build_metric
 from iter_model.training import all_reduce_sum
@@ -44,22 +44,26 @@ class ValidationMixin(BaseModel):
 
     def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
         dataset, name = dataloader.dataset, dataloader.dataset.opt["name"]
-        items = ReadableItems(dataset)
         rank, world = self.opt["rank"], self.opt["world_size"]
+        items = ReadableItems(dataset)
         metrics = self.val.metrics or {}
+        # Of every image its scores, or why it was left out, or that a signal stopped all here.
+        results: dict[int, dict[str, float] | str | ValidationStopped] = {}
+        pictures: dict[int, tuple[str, Tensor]] = {}
         # Only rank 0 has a tb_logger, and any rank may get the images that it is to show.
         has_logger = all_reduce_sum(torch.tensor(int(tb_logger is not None), device=self.device)).item()
         num_pictures = self.val.tb_images if has_logger else 0
-        # Of every image its scores, or why it was left out.
-        results: dict[int, dict[str, float] | str] = {}
-        pictures: dict[int, tuple[str, Tensor]] = {}
         turns = self._take_turns(len(dataset))
         for index in tqdm(turns, total=len(dataset), disable=rank != 0 or not self.val.pbar):
             data = default_collate([items[index]])
             if "unreadable" in data:
                 results[index] = data["unreadable"][0]
                 continue
-            self.feed_data(data)
+            try:
+                self.feed_data(data)
+            except ValidationStopped as stop:
+                results[index] = stop  # told to the other ranks, which wait below
+                break
             self.test()
             image = tensor2img([self.output])
             results[index] = self._measure(image, metrics)
@@ -76,6 +80,9 @@ class ValidationMixin(BaseModel):
             gathered: list[Any] = [None] * world
             torch.distributed.all_gather_object(gathered, (results, pictures))
             results, pictures = (dict(ChainMap(*parts)) for parts in zip(*gathered, strict=True))
+        for stop in results.values():
+            if isinstance(stop, ValidationStopped):
+                raise stop
         if tb_logger:
             for _, (tag, picture) in sorted(pictures.items()):
                 tb_logger.add_image(tag, picture, current_iter)

@@ -13,13 +13,15 @@ MODULES = {
     "iter_data": ROOT / "datasets/iter_data",
     "iter_model": ROOT / "iter_model",
     "basicsr_compat": ROOT / "basicsr_compat.py",
+    "basicsr_checkpoints": ROOT / "basicsr_checkpoints.py",
     "basicsr_options": ROOT / "basicsr_options.py",
     "basicsr_schema": ROOT / "basicsr_schema.py",
 }
 MAY_IMPORT = {
     "basicsr_schema": set(),
     "basicsr_options": {"basicsr_schema"},
-    "basicsr_compat": {"basicsr_options", "basicsr_schema"},
+    "basicsr_checkpoints": {"basicsr_options"},
+    "basicsr_compat": {"basicsr_checkpoints", "basicsr_options", "basicsr_schema"},
     "iter_arch": {"basicsr_compat", "basicsr_options", "basicsr_schema"},
     "iter_data": {"basicsr_compat", "basicsr_options", "basicsr_schema"},
     "iter_model": {"basicsr_compat", "basicsr_options", "basicsr_schema", "iter_arch", "iter_data"},
