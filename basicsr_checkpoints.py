@@ -115,9 +115,9 @@ def _is_intermediate(current_iter: int | str) -> bool:
 # ------------------------------------------------------------------------------------------- randomness
 
 
-def derive_seed(*numbers: int) -> int:
-    """A seed in [0, 2^32) from whole numbers >= 0, of which each changes it: NumPy's SeedSequence."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def derive_seed(purpose: str, *numbers: int) -> int:
+    """A seed in [0, 2^32) for a purpose, from whole numbers >= 0, each of which changes it: NumPy's SeedSequence."""
+    return int(np.random.SeedSequence([zlib.crc32(purpose.encode()), *numbers]).generate_state(1)[0])
 
 
 def _random_state() -> dict[str, Any]:
@@ -186,7 +186,7 @@ class ResumableSampler(EnlargedSampler):
         for position in range(math.ceil(self.start / self.num_replicas), len(indices)):
             # Of the position in the order of all ranks: the same samples whatever the number of ranks or workers.
             place = position * self.num_replicas + self.rank
-            yield indices[position], derive_seed(self.manual_seed, self.epoch, place)
+            yield indices[position], derive_seed("item", self.manual_seed, self.epoch, place)
 
 
 class SeededItems(torch.utils.data.Dataset):

@@ -98,7 +98,7 @@ class TrainingMixin(BaseModel):
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """BasicSR's first call in an iteration."""
         super().update_learning_rate(current_iter, warmup_iter)
-        self.generator.manual_seed(derive_seed(self.opt["manual_seed"], self.opt["rank"], current_iter))
+        self.generator.manual_seed(derive_seed("step", self.opt["manual_seed"], self.opt["rank"], current_iter))
 
     def training_state(self, current_iter: int) -> dict[str, Any]:
         """What this rank needs besides networks, optimisers and schedulers to go on exactly after `current_iter`.

@@ -1,6 +1,5 @@
 """Each repair of BasicSR: a test that fails without it."""
 
-import builtins
 import copy
 import math
 import os
@@ -305,77 +304,6 @@ def test_the_cpu_prefetcher_ends_the_thread_of_an_abandoned_epoch():
 
 
 # ------------------------------------------------------------------------------------------- checkpoints
-
-
-@pytest.fixture
-def full_disk(monkeypatch):
-    """torch.save writes half a file and fails, as on a full disk."""
-    calls = []
-
-    def save(obj, path, *args, **kwargs):
-        calls.append(path)
-        with builtins.open(path, "wb") as file:
-            file.write(b"half a file")
-        raise RuntimeError("PytorchStreamWriter failed writing file")
-
-    monkeypatch.setattr(torch, "save", save)
-    monkeypatch.setattr(basicsr_compat.time, "sleep", lambda seconds: None)
-    return calls
-
-
-def test_a_failed_save_leaves_the_older_file_and_no_other(tmp_path, full_disk):
-    (tmp_path / "net.pth").write_bytes(b"older")
-    with pytest.raises(OSError, match=r"net\.pth.*failed writing"):
-        basicsr_compat.atomic_save({}, tmp_path / "net.pth")
-    assert (tmp_path / "net.pth").read_bytes() == b"older"
-    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
-
-
-def test_an_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    (tmp_path / "net.pth").write_bytes(b"older")
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        basicsr_compat.atomic_save({}, tmp_path / "net.pth")
-    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
-    assert (tmp_path / "net.pth").read_bytes() == b"older"
-
-
-@pytest.mark.parametrize("save", ["save_network", "save_training_state"])
-def test_a_model_that_cannot_be_saved_stops_the_run(model, full_disk, save):
-    with pytest.raises(OSError, match="cannot write"):
-        model.save_network(model.net_g, "net_g", 2) if save == "save_network" else model.save_training_state(0, 2)
-    assert len(full_disk) == 3
-
-
-def test_a_saved_model_is_resumed_with_its_best_metrics(model, tmp_path):
-    model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
-    model.optimize_parameters(1)
-    best = {"set": {"psnr": {"better": "higher", "val": np.float64(31.5), "iter": 1}}}
-    model.best_metric_results = best
-    model.save(0, 1)
-
-    opt = model_options(tmp_path)
-    opt["path"]["resume_state"] = str(tmp_path / "1.state")
-    state = basicsr.train.load_resume_state(opt)
-    resumed = SRModel(opt)
-    resumed.resume_training(state)
-    assert all(torch.equal(value, resumed.net_g.state_dict()[key]) for key, value in weights(model.net_g).items())
-    assert resumed.optimizer_g.state_dict()["state"].keys() == model.optimizer_g.state_dict()["state"].keys()
-    assert resumed.best_metric_results == best
-
-
-def test_auto_resume_takes_the_newest_state_under_root_path(tmp_path, monkeypatch):
-    for iteration in (2, 10, 9):
-        torch.save({"iter": iteration}, tmp_path / f"{iteration}.state")
-    torch.save({"iter": 11}, tmp_path / "11.state.tmp")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    opt = model_options(tmp_path, auto_resume=True)
-    assert basicsr.train.load_resume_state(opt)["iter"] == 10
-    assert opt["path"]["pretrain_network_g"] == str(tmp_path / "net_g_10.pth")
 
 
 class Code:

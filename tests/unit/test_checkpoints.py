@@ -1,0 +1,299 @@
+"""What basicsr_checkpoints makes sure of, a claim at a time, on a small model of BasicSR's own."""
+
+import builtins
+import os
+import random
+import signal
+
+import basicsr.train
+import numpy as np
+import pytest
+import torch
+from basicsr.models.sr_model import SRModel
+
+import basicsr_checkpoints
+from basicsr_checkpoints import ResumableSampler, SeededItems, atomic_save, derive_seed, load_resume_state
+
+
+def options(folder, **changes):
+    """Options of a small SRModel, as parse_options completes them."""
+    return {
+        "name": "small",
+        "model_type": "SRModel",
+        "num_gpu": 0,
+        "dist": False,
+        "rank": 0,
+        "world_size": 1,
+        "is_train": True,
+        "auto_resume": False,
+        "manual_seed": 0,
+        "network_g": {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2},
+        "path": {"models": str(folder), "training_states": str(folder)},
+        "logger": {"keep_last": None},
+        "train": {
+            "total_iter": 4,
+            "optim_g": {"type": "Adam", "lr": 0.01},
+            "scheduler": {"type": "MultiStepLR", "milestones": [2]},
+            "pixel_opt": {"type": "L1Loss"},
+        },
+        "val": {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}, "key_metric": "psnr"},
+        **changes,
+    }
+
+
+@pytest.fixture
+def model(tmp_path):
+    return SRModel(options(tmp_path))
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A training of its own, whatever other tests left behind."""
+    run = basicsr_checkpoints.Run()
+    monkeypatch.setattr(basicsr_checkpoints, "run", run)
+    return run
+
+
+@pytest.fixture
+def errors(monkeypatch):
+    """What is logged as an error."""
+    errors = []
+    logger = basicsr_checkpoints.get_root_logger()
+    monkeypatch.setattr(logger, "error", errors.append)
+    return errors
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ------------------------------------------------------------------------------------------- saving
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """torch.save writes half a file and fails, as on a full disk."""
+    calls = []
+
+    def save(obj, path, *args, **kwargs):
+        calls.append(path)
+        with builtins.open(path, "wb") as file:
+            file.write(b"half a file")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(basicsr_checkpoints.time, "sleep", lambda seconds: None)
+    return calls
+
+
+def test_a_failed_save_leaves_the_older_file_and_no_other(tmp_path, full_disk):
+    (tmp_path / "net.pth").write_bytes(b"older")
+    with pytest.raises(OSError, match=r"net\.pth.*failed writing"):
+        atomic_save({}, tmp_path / "net.pth")
+    assert (tmp_path / "net.pth").read_bytes() == b"older"
+    assert names(tmp_path) == ["net.pth"]
+
+
+def test_an_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    (tmp_path / "net.pth").write_bytes(b"older")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_save({}, tmp_path / "net.pth")
+    assert names(tmp_path) == ["net.pth"]
+    assert (tmp_path / "net.pth").read_bytes() == b"older"
+
+
+def test_an_intermediate_checkpoint_that_cannot_be_written_is_an_error_in_the_log(model, tmp_path, full_disk, errors):
+    model.save(0, 2)
+    assert len(full_disk) == 3 and names(tmp_path) == []  # tried three times; no state of networks that are not there
+    assert "cannot write" in errors[0] and "No training state of iteration 2" in errors[1]
+
+
+def test_the_last_networks_that_cannot_be_written_end_the_run(model, full_disk):
+    with pytest.raises(basicsr_checkpoints.NotSaved, match="net_g_latest.pth"):
+        model.save(-1, -1)
+
+
+def test_old_checkpoints_are_removed_and_the_best_is_kept(model, tmp_path):
+    model.save(0, 1)
+    model.save(-1, "best")
+    model.opt["logger"]["keep_last"] = 2
+    torch.save({}, tmp_path / "9.state")  # of a run that was set back
+    for iteration in (2, 3, 4):
+        model.save(0, iteration)
+    assert names(tmp_path) == ["3.state", "4.state", "9.state", "net_g_3.pth", "net_g_4.pth", "net_g_best.pth"]
+
+
+@pytest.mark.parametrize(("better", "kept"), [("higher", 2), ("lower", 1)])
+def test_the_best_weights_by_the_key_metric_are_saved(model, tmp_path, run, better, kept):
+    run.watch(model)
+    model.opt["val"]["metrics"]["psnr"]["better"] = better
+    for iteration, value in enumerate([20.0, 25.0, float("nan"), 22.0], start=1):
+        with torch.no_grad():
+            model.net_g.conv_first.bias.fill_(iteration)
+        run.validate(lambda *args, value=value: setattr(model, "metric_results", {"psnr": value}), None, iteration)
+    best = torch.load(tmp_path / "net_g_best.pth", weights_only=True)["params"]["conv_first.bias"]
+    assert (best == kept).all() and run.best == {"metric": "psnr", "value": [20.0, 25.0][kept - 1], "iter": kept}
+
+
+# ------------------------------------------------------------------------------------------- resuming
+
+
+def test_a_saved_model_is_resumed_with_its_best_metrics_and_generators(model, tmp_path, run):
+    model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
+    model.optimize_parameters(1)
+    best = {"set": {"psnr": {"better": "higher", "val": np.float64(31.5), "iter": 1}}}
+    model.best_metric_results = best
+    model.save(0, 1)
+    expected = random.random(), np.random.rand(), torch.rand(())
+
+    opt = options(tmp_path)
+    opt["path"]["resume_state"] = str(tmp_path / "1.state")
+    state = basicsr.train.load_resume_state(opt)
+    resumed = SRModel(opt)
+    resumed.resume_training(state)
+    assert (random.random(), np.random.rand(), torch.rand(())) == expected
+    for key, value in model.net_g.state_dict().items():
+        assert torch.equal(value, resumed.net_g.state_dict()[key])
+    assert resumed.optimizer_g.state_dict()["state"].keys() == model.optimizer_g.state_dict()["state"].keys()
+    assert resumed.best_metric_results == best
+
+
+@pytest.mark.parametrize("harm", ["truncated state", "truncated network", "changed network", "missing network"])
+def test_auto_resume_takes_the_newest_whole_checkpoint(model, tmp_path, run, capsys, monkeypatch, harm):
+    for iteration in (9, 10, 2):
+        model.save(0, iteration)
+    for name in ("11.state.tmp", "net_g_11.pth.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    if harm == "missing network":
+        (tmp_path / "net_g_10.pth").unlink()
+    elif harm == "changed network":
+        torch.save({"params": {}}, tmp_path / "net_g_10.pth")
+    else:
+        path = tmp_path / ("10.state" if "state" in harm else "net_g_10.pth")
+        path.write_bytes(path.read_bytes()[:-100])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    opt = options(tmp_path, auto_resume=True)
+    assert load_resume_state(opt)["iter"] == 9
+    assert opt["path"]["pretrain_network_g"] == str(tmp_path / "net_g_9.pth")
+    assert "passes over" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_damaged_state_that_was_asked_for_is_refused(model, tmp_path, run):
+    model.save(0, 3)
+    (tmp_path / "net_g_3.pth").unlink()
+    opt = options(tmp_path)
+    opt["path"]["resume_state"] = str(tmp_path / "3.state")
+    with pytest.raises(FileNotFoundError, match=r"path\.resume_state=.*net_g_3\.pth is missing"):
+        load_resume_state(opt)
+
+
+def test_a_state_of_an_earlier_version_resumes_with_a_warning(model, tmp_path, run, capsys):
+    model.save(0, 3)
+    state = torch.load(tmp_path / "3.state", weights_only=True)
+    old = {key: state[key] for key in ("epoch", "iter", "optimizers", "schedulers")}
+    torch.save(old, tmp_path / "3.state")
+    opt = options(tmp_path, auto_resume=True)
+    SRModel(opt).resume_training(load_resume_state(opt))
+    assert "is of an earlier version" in capsys.readouterr().err
+    (tmp_path / "net_g_3.pth").write_bytes((tmp_path / "net_g_3.pth").read_bytes()[:-100])
+    assert load_resume_state(options(tmp_path, auto_resume=True)) is None
+
+
+def test_a_seed_that_was_drawn_is_kept(model, tmp_path, run):
+    model.opt["manual_seed"] = 77
+    model.save(0, 3)
+    opt = options(tmp_path, auto_resume=True, manual_seed=5, manual_seed_drawn=True)
+    load_resume_state(opt)
+    assert opt["manual_seed"] == 77 and "manual_seed_drawn" not in opt
+    opt = options(tmp_path, auto_resume=True, manual_seed=5)
+    load_resume_state(opt)
+    assert opt["manual_seed"] == 5
+
+
+# ------------------------------------------------------------------------------------------- data
+
+
+class Draws(torch.utils.data.Dataset):
+    """Items that draw from all three global generators, as those of BasicSR's data sets do."""
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        return torch.tensor([index, random.random(), np.random.rand(), torch.rand(()).item()], dtype=torch.float64)
+
+
+def items(ranks, rank, epoch, start=0, workers=0, manual_seed=0):
+    """Items of a rank in an epoch that starts after `start` samples."""
+    sampler = ResumableSampler(Draws(), ranks, rank, 3)
+    sampler.manual_seed = manual_seed
+    sampler.resume(1, start)
+    sampler.set_epoch(epoch)
+    return list(
+        torch.utils.data.DataLoader(SeededItems(Draws()), sampler=sampler, num_workers=workers, batch_size=None)
+    )
+
+
+def test_an_epoch_goes_on_where_it_stopped():
+    whole = items(1, 0, epoch=1)
+    assert len(whole) == 21 and len({tuple(item.tolist()) for item in whole}) == 21
+    for start, workers in ((0, 2), (1, 0), (20, 0), (21, 0)):
+        rest = items(1, 0, 1, start, workers)
+        assert len(rest) == 21 - start and all(map(torch.equal, rest, whole[start:]))
+    assert len(items(1, 0, epoch=2, start=20)) == 21  # the next epoch is a whole one
+    assert not torch.equal(items(1, 0, epoch=2)[0], whole[0])
+    assert not torch.equal(items(1, 0, epoch=1, manual_seed=1)[0], whole[0])
+
+
+def test_ranks_share_the_samples_of_one():
+    whole = items(1, 0, epoch=1)
+    of_ranks = [items(3, rank, epoch=1) for rank in range(3)]
+    assert all(map(torch.equal, whole, [item for turn in zip(*of_ranks, strict=True) for item in turn]))
+    assert [len(items(3, rank, 1, start=12)) for rank in range(3)] == [3, 3, 3]
+
+
+def test_items_leave_the_generators_of_the_process_alone():
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    SeededItems(Draws())[0, 5]
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+def test_seeds_depend_on_every_number():
+    seeds = [derive_seed(*numbers) for numbers in ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 2), (1,), (0, 0, 400_000))]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**32 for seed in seeds)
+
+
+# ------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_iteration_is_an_exception(number):
+    with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
+        with basicsr_checkpoints.orderly_stops():
+            signal.raise_signal(number)
+
+
+def test_a_second_signal_is_not_waited_for_and_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with basicsr_checkpoints.orderly_stops() as run:
+        run.iteration = 3
+        signal.raise_signal(signal.SIGTERM)
+        assert run.signal == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
+    run.__init__()
+
+
+def test_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with basicsr_checkpoints.orderly_stops():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
