@@ -265,7 +265,8 @@ def test_items_leave_the_generators_of_the_process_alone():
 
 
 def test_seeds_depend_on_every_number():
-    seeds = [derive_seed(*numbers) for numbers in ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 2), (1,), (0, 0, 400_000))]
+    seeds = [derive_seed("a", *numbers) for numbers in ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 2), (0, 0, 400_000))]
+    seeds.append(derive_seed("b", 0, 0, 1))
     assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**32 for seed in seeds)
 
 
