@@ -7,7 +7,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from basicsr_schema import Count, Layers, OptionsOf
-from iter_arch.layers import ResBlock
+from iter_arch.layers import ResBlock, init_convs
 from iter_arch.swin import SwinStage
 
 
@@ -47,6 +47,8 @@ class LQEncoder(nn.Module):
             layers += [ResBlock(channels, channels, activation=nn.LeakyReLU(0.2)) for _ in range(res_blocks)]
         self.stem = nn.Sequential(*layers)
         self.project = nn.Conv2d(channels, dim, 1)
+        for part in (self.stem, self.project):
+            init_convs(part)
         self.swin = SwinStage(dim, dim=dim, depth=depth, **swin)
         self.head = nn.Conv2d(dim, num_codes, 1)
 

@@ -75,6 +75,25 @@ def _missing_vqgan(path: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+@torch.no_grad()
+def init_from_codebook(net: ITER) -> None:
+    """Start from what the codebook knows: tokens with similar codes get similar embeddings and logits.
+
+    Embeddings and heads of E_l, phi_r and phi_e become the standardised codes, each in random directions of its own.
+    """
+    codes = net.vqgan.quantizer.embedding.weight
+    codes = (codes - codes.mean(0)) / codes.std()
+
+    def in_random_directions(dim: int) -> Tensor:
+        return codes @ nn.init.orthogonal_(codes.new_empty(codes.shape[1], dim))
+
+    for network in (net.refiner, net.evaluator):
+        dim = network.embedding.embedding_dim
+        network.embedding.weight[: len(codes)] = (dim / codes.shape[1]) ** 0.5 * in_random_directions(dim)
+    for network in (net.lq_encoder, net.refiner):
+        network.head.weight.copy_(0.1 * in_random_directions(network.head.in_channels)[..., None, None])
+
+
 @MODEL_REGISTRY.register()
 class ITERModel(ValidationMixin, TrainingMixin):
     """Trains E_l, phi_r and phi_e in the token space of a frozen Swin-VQGAN; validates the whole of ITER.
@@ -125,6 +144,8 @@ class ITERModel(ValidationMixin, TrainingMixin):
         section = self.val.sampling
         self.sampling = tuned_sampling(self.iter.config) if section is None else SamplingConfig(**section)
         self._load_networks()
+        if self.is_train and self.train.codebook_init and not opt["path"].get("pretrain_network_g"):
+            init_from_codebook(self.iter)
         self.iter.to(self.device, memory_format=self.memory_format)
         self.iter.vqgan.requires_grad_(False)
         self.iter.eval()

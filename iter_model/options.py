@@ -85,6 +85,8 @@ class SwinVQGANTrainOptions(TrainOptions):
     quantize_start_iter: first iteration that quantises, after a warm-up as a plain autoencoder; 1, no warm-up.
     net_d_start_iter: first iteration with the GAN loss.
     revive_freq: iterations after which codes that nothing chose are replaced by latents of the batch; 0, never.
+    decoder_only: train the decoder alone, of path.pretrain_network_g; its tokens, and all that was trained on them,
+        stay as they are.
     """
 
     pixel_opt: Loss | None = None
@@ -96,6 +98,7 @@ class SwinVQGANTrainOptions(TrainOptions):
     quantize_start_iter: Natural = 1
     net_d_start_iter: Natural = 0
     revive_freq: Natural = 200
+    decoder_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,7 @@ class ITERTrainOptions(TrainOptions):
 
     mask_schedule: gamma of Algorithm 1.
     queue_size: pairs in the pool that mixes degradations within a batch; 0, none.
+    codebook_init: start with embeddings and heads in which tokens of similar codes are similar.
     """
 
     dist_opt: Loss
@@ -111,6 +115,7 @@ class ITERTrainOptions(TrainOptions):
     evaluator_opt: Loss
     mask_schedule: Schedule = "cosine"
     queue_size: Natural = 0
+    codebook_init: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,11 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
             yield f"network_g.type={opt['network_g']['type']} must be SwinVQGAN for model_type SwinVQGANModel"
         elif is_train and net is not None:
             yield from crop_mistakes(opt, net.factor * net.window)
+        if is_train and opt["train"].get("decoder_only"):
+            if not opt["path"].get("pretrain_network_g"):
+                yield "path.pretrain_network_g is missing: train.decoder_only trains the decoder of a finished stage I"
+            if opt["train"].get("quantize_start_iter", 1) != 1:
+                yield "train.quantize_start_iter is for a new codebook, train.decoder_only keeps the old one; take one out"
         if is_train and opt["train"].get("gan_opt"):
             for name, section in (("network_d", opt), ("train.optim_d", opt["train"])):
                 if not section.get(name.removeprefix("train.")):
@@ -59,6 +64,12 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
     def init_training_settings(self) -> None:
         path = self.opt["path"]
         self.net_g.train()
+        self.revive_freq = self.train.revive_freq
+        if self.train.decoder_only:
+            self.revive_freq = 0
+            net = self.get_bare_model(self.net_g)
+            for part in (net.encoder, net.quantizer):
+                part.requires_grad_(False)
         if self.train.ema_decay:
             self.net_g_ema = build_network(self.opt["network_g"]).to(self.device).eval().requires_grad_(False)
             self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
@@ -175,7 +186,7 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
     @torch.no_grad()
     def _count_codes(self, tokens: Tensor, current_iter: int) -> None:
         self.code_counts += torch.bincount(tokens.flatten(), minlength=self.quantizer.num_codes)
-        if not self.train.revive_freq or current_iter % self.train.revive_freq:
+        if not self.revive_freq or current_iter % self.revive_freq:
             return
         self.window_counts = all_reduce_sum(self.code_counts.clone())
         dead = (self.window_counts == 0).nonzero().flatten()
@@ -224,8 +235,8 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
             "window_counts": self.window_counts,
         }
         changes = []
-        if self.train.revive_freq:
-            changes.append(current_iter - current_iter % self.train.revive_freq + self.train.revive_freq)
+        if self.revive_freq:
+            changes.append(current_iter - current_iter % self.revive_freq + self.revive_freq)
         if self.codebook_iter is not None and self.codebook_iter > current_iter:
             changes.append(self.codebook_iter)
         if changes:

@@ -35,12 +35,13 @@ def options(tmp_path, **train) -> dict:
     }
 
 
-def vqgan_model(tmp_path, seed=0, **train):
+def vqgan_model(tmp_path, seed=0, pretrained=None, **train):
     """SwinVQGANModel with L1 and SSIM, with a discriminator where gan_opt is given; seed: of the initial weights."""
     opt = options(
         tmp_path, **({"pixel_opt": {"type": "L1Loss"}, "ssim_opt": {"type": "SSIMLoss"}, "ema_decay": 0.9} | train)
     )
     opt |= {"model_type": "SwinVQGANModel", "network_g": {"type": "SwinVQGAN", **VQGAN}}
+    opt["path"]["pretrain_network_g"] = pretrained and str(pretrained)
     if "gan_opt" in train:
         opt["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}
         opt["train"]["optim_d"] = {"type": "Adam", "lr": 1e-3}

@@ -148,15 +148,36 @@ def test_stage_one_reconstructs_images_of_any_size_in_tests(tmp_path):
     assert model.output.shape == (1, 3, 50, 90)
 
 
+def test_the_decoder_alone_is_trained_and_tokens_stay(tmp_path):
+    first = vqgan_model(tmp_path)
+    train(first, 2, IMAGES)
+    first.save(0, 2)
+    model = vqgan_model(tmp_path, pretrained=tmp_path / "models/net_g_2.pth", decoder_only=True)
+    before = {key: value.clone() for key, value in model.net_g.state_dict().items()}
+    train(model, 3, IMAGES)
+    for key, value in model.net_g.state_dict().items():
+        assert torch.equal(value, before[key]) == (not key.startswith("decoder.")), key
+
+
 # ---------------------------------------------------------------------------------------------------- stages II and III
 
 
 def test_stages_two_and_three_learn(tmp_path):
-    model = iter_model_of(tmp_path)
+    model = iter_model_of(tmp_path, optim_g={"type": "Adam", "lr": 5e-3})
     log = train(model, 40, PAIRS)
     assert set(log[0]) == {"l_dist", "l_r", "l_e", "acc_l", "acc_r", "acc_e"}
     for name in ("l_dist", "l_r"):
         assert log[-1][name] < 0.8 * log[0][name]
+
+
+def test_tokens_of_similar_codes_start_with_similar_embeddings_and_logits(tmp_path):
+    net = iter_model_of(tmp_path, codebook_init=True).iter
+    heads = [part.head.weight.flatten(1) for part in (net.lq_encoder, net.refiner)]
+    codes = net.vqgan.quantizer.embedding.weight
+    expected = torch.nn.functional.normalize(codes - codes.mean(0))
+    for weight in (*heads, net.refiner.embedding.weight[:-1], net.evaluator.embedding.weight):
+        directions = torch.nn.functional.normalize(weight)
+        torch.testing.assert_close(directions @ directions.T, expected @ expected.T)
 
 
 def test_the_vqgan_is_frozen_in_eval_mode_and_has_no_gradients(tmp_path):

@@ -1,0 +1,283 @@
+"""What weights show: fidelity and texture before and after refinement, alpha, selection, steps, calibration, colours.
+
+    python benchmarks/quality.py --gt datasets/val/kodak24 -o quality/
+    python benchmarks/quality.py --gt datasets/val/kodak24 --real photos/ -o quality/ --only overview alpha
+
+Ground-truth photos are degraded by the second-order model with a fixed seed; photos in --real are taken as they are,
+and only NIQE is measured on them. Prints markdown tables, draws plots and pictures into the output folder. PSNR and
+SSIM are BasicSR's in RGB, NIQE is BasicSR's, all without a border of `scale` pixels; detail is the energy of the
+Laplacian relative to the ground truth's. All runs use the sampling that the weights carry, save what a table varies.
+"""
+
+import basicsr_compat  # noqa: F401, I001  (repairs BasicSR, before it is imported)
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
+from basicsr.utils import imwrite, tensor2img
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+import iter_arch
+from iter_arch.color import match_color
+from iter_arch.released import tuned_sampling
+from iter_arch.tiling import pad_to_multiple
+from iter_data import SecondOrderDegradationDataset
+from iter_model.image_io import is_image, read_image
+
+STEPS = (1, 2, 4, 8, 16)
+ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
+
+
+class Photo(NamedTuple):
+    """name; lq (1, 3, h, w); gt (1, 3, H, W), None for real photos. RGB in [0, 1]."""
+
+    name: str
+    lq: Tensor
+    gt: Tensor | None
+
+
+class Scores(NamedTuple):
+    """Measures of an image; NaN where there is no ground truth."""
+
+    psnr: float
+    ssim: float
+    niqe: float
+    detail: float
+
+
+def degraded(folder: str, scale: int, seed: int) -> list[Photo]:
+    """The photos of a folder with their degraded versions, always the same ones for a seed."""
+    options = {"name": "quality", "phase": "test", "dataroot_gt": folder, "scale": scale, "seed": seed}
+    data = SecondOrderDegradationDataset({"type": "SecondOrderDegradationDataset", **options})
+    return [Photo(Path(d["gt_path"]).stem, d["lq"][None], d["gt"][None]) for d in (data[i] for i in range(len(data)))]
+
+
+def real(folder: str) -> list[Photo]:
+    """The photos of a folder as they are."""
+    paths = sorted(path for path in Path(folder).iterdir() if is_image(path))
+    images = [read_image(path).rgb for path in paths]
+    tensors = [torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None] for image in images]
+    return [Photo(path.stem, tensor, None) for path, tensor in zip(paths, tensors, strict=True)]
+
+
+def laplacian_energy(image: Tensor) -> float:
+    kernel = image.new_tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+    return float(F.conv2d(image.mean(1, keepdim=True), kernel).square().mean())
+
+
+def measure(image: Tensor, gt: Tensor | None, border: int) -> Scores:
+    """Scores of image (1, 3, H, W) against gt."""
+    array = tensor2img([image])
+    niqe = float(calculate_niqe(array, crop_border=border))
+    if gt is None:
+        return Scores(np.nan, np.nan, niqe, np.nan)
+    pair = {"img": array, "img2": tensor2img([gt]), "crop_border": border}
+    detail = laplacian_energy(image) / laplacian_energy(gt)
+    return Scores(float(calculate_psnr(**pair)), float(calculate_ssim(**pair)), niqe, detail)
+
+
+def mean(scores: Iterable[Scores]) -> Scores:
+    """Means over images; NIQE has no value for flat ones, which are left out."""
+    columns = np.array(list(scores)).T
+    return Scores(*(float(np.nanmean(column)) if np.isfinite(column).any() else np.nan for column in columns))
+
+
+def markdown(title: str, heads: list[str], rows: list[list[str]]) -> None:
+    print(f"\n**{title}**\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def score_row(name: str, scores: Scores, *more: str) -> list[str]:
+    digits = (2, 3, 2, 2)
+    return [name, *("" if np.isnan(x) else f"{x:.{n}f}" for x, n in zip(scores, digits, strict=True)), *more]
+
+
+SCORES = ["PSNR", "SSIM", "NIQE", "detail"]
+
+
+class Study:
+    """One set of weights on one set of photos."""
+
+    def __init__(self, net: iter_arch.ITER, photos: list[Photo], name: str, output: Path) -> None:
+        self.net, self.photos, self.name, self.output = net, photos, name, output
+        self.config = tuned_sampling(net.config)
+
+    def restore(self, photo: Photo, config: iter_arch.SamplingConfig, color: bool = True) -> iter_arch.Restored:
+        result = self.net.restore(photo.lq, config=config)
+        return result._replace(image=match_color(result.image, photo.lq)) if color else result
+
+    def average(self, image_of: Callable[[Photo], Tensor], what: str) -> Scores:
+        border = self.net.scale
+        bar = tqdm(self.photos, desc=f"{self.name} {what}", leave=False, disable=None)
+        return mean(measure(image_of(photo), photo.gt, border) for photo in bar)
+
+    def bicubic(self, photo: Photo) -> Tensor:
+        size = [side * self.net.scale for side in photo.lq.shape[-2:]]
+        return F.interpolate(photo.lq, size, mode="bicubic").clamp(0, 1)
+
+    def upper_bound(self, photo: Photo) -> Tensor:
+        height, width = photo.gt.shape[-2:]
+        padded = pad_to_multiple(photo.gt, self.net.vqgan.factor * self.net.window)
+        return self.net.vqgan(padded).image[..., :height, :width]
+
+    def before(self) -> iter_arch.SamplingConfig:
+        """Every token of S_l is kept: distortion removal alone."""
+        return replace(self.config, alpha=0.0, adaptive=True)
+
+    def overview(self) -> None:
+        rows = [("bicubic", self.bicubic)]
+        if self.photos[0].gt is not None:
+            rows.append(("VQGAN of the ground truth (upper bound)", self.upper_bound))
+        rows.append(("before refinement (S_l decoded)", lambda photo: self.restore(photo, self.before()).image))
+        rows.append(("after refinement", lambda photo: self.restore(photo, self.config).image))
+        table = [score_row(name, self.average(image_of, name)) for name, image_of in rows]
+        markdown(f"{self.name}: overview", ["", *SCORES], table)
+
+    def alpha(self) -> None:
+        """The paper's Fig. 8."""
+        rows, curves, histograms = [], [], []
+        for alpha in ALPHAS:
+            starts: list[int] = []
+
+            def image_of(photo: Photo, alpha: float = alpha, starts: list[int] = starts) -> Tensor:
+                result = self.restore(photo, replace(self.config, alpha=alpha, adaptive=True))
+                starts.extend(result.start_step.tolist())
+                return result.image
+
+            curves.append(self.average(image_of, f"alpha {alpha}"))
+            histograms.append(np.bincount(starts, minlength=self.config.steps + 1)[1:])
+            rows.append(score_row(f"{alpha:.1f}", curves[-1], " ".join(map(str, histograms[-1]))))
+        markdown(f"{self.name}: threshold alpha", ["alpha", *SCORES, f"images at T_s = 1..{self.config.steps}"], rows)
+        self._plot_alpha(curves, np.array(histograms))
+
+    def _plot_alpha(self, curves: list[Scores], histograms: np.ndarray) -> None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6))
+        for axis, field, label in zip(axes, ("psnr", "niqe"), ("PSNR [dB]", "NIQE (lower is better)"), strict=False):
+            axis.plot(ALPHAS, [getattr(scores, field) for scores in curves], marker="o")
+            axis.set(xlabel="alpha", ylabel=label)
+        bottom = np.zeros(len(ALPHAS))
+        for step, counts in enumerate(histograms.T, 1):
+            axes[2].bar(ALPHAS, counts, 0.08, bottom, label=f"T_s = {step}", color=pyplot.cm.viridis(step / 8))
+            bottom += counts
+        axes[2].set(xlabel="alpha", ylabel="images")
+        axes[2].legend(fontsize=7)
+        figure.tight_layout()
+        figure.savefig(self.output / f"{self.name}_alpha.png", dpi=100)
+        pyplot.close(figure)
+
+    def selection(self) -> None:
+        """The paper's Fig. 9, from an empty map, so that the selection decides everything."""
+        rows, strips = [], []
+        for selection in ("evaluator", "confidence", "halton"):
+            config = replace(self.config, selection=selection, adaptive=False)
+            scores = self.average(lambda photo, config=config: self.restore(photo, config).image, selection)
+            rows.append(score_row(selection, scores))
+            strips.append(self.maps(self.photos[0], config))
+        markdown(f"{self.name}: selection of the kept tokens, not adaptive", ["selection", *SCORES], rows)
+        self._draw(f"{self.name}_selection.png", torch.cat(strips, 2))
+
+    def maps(self, photo: Photo, config: iter_arch.SamplingConfig) -> Tensor:
+        """(3, h, w): every second step's tokens decoded, what is masked dark, and the result."""
+        states: list[Tensor] = []
+
+        def on_step(t: int, tokens: Tensor, mask: Tensor) -> None:
+            if t % 2:
+                image = self.net.vqgan.decode(tokens)
+                kept = F.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
+                states.append((image * (0.2 + 0.8 * kept))[0])
+
+        result = self.net.restore(photo.lq, config=config, on_step=on_step)
+        height, width = result.image.shape[-2:]
+        return torch.cat([*(state[:, :height, :width] for state in states), match_color(result.image, photo.lq)[0]], 2)
+
+    def steps(self) -> None:
+        rows = []
+        for steps in STEPS:
+            for adaptive in (True, False):
+                config = replace(self.config, steps=steps, adaptive=adaptive)
+                scores = self.average(lambda photo, config=config: self.restore(photo, config).image, f"T {steps}")
+                rows.append(score_row(str(steps), scores, "yes" if adaptive else "no"))
+        markdown(f"{self.name}: number of steps T", ["T", *SCORES, "adaptive"], rows)
+
+    def color(self) -> None:
+        """The paper's Fig. 11."""
+        rows, strips = [], []
+        for on in (False, True):
+            scores = self.average(lambda photo, on=on: self.restore(photo, self.config, on).image, "colour")
+            rows.append(score_row("on" if on else "off", scores))
+            strips.append(self.restore(self.photos[0], self.config, on).image[0])
+        markdown(f"{self.name}: colour correction", ["colour correction", *SCORES], rows)
+        self._draw(f"{self.name}_color.png", torch.cat([self.bicubic(self.photos[0])[0], *strips], 2))
+
+    def calibration(self) -> None:
+        """How often a token of S_l is the ground truth's, by the evaluator's probability that it is."""
+        judged, hits = [], []
+        for photo in tqdm(self.photos, desc=f"{self.name} calibration", leave=False, disable=None):
+            lq = pad_to_multiple(photo.lq, self.net.multiple)
+            S_l = self.net.lq_encoder(lq).argmax(1)
+            S_h = self.net.vqgan.encode(pad_to_multiple(photo.gt, self.net.multiple * self.net.scale)).tokens
+            judged.append(self.net.evaluator(S_l, S_l).softmax(1)[:, 1].flatten())
+            hits.append((S_l == S_h).flatten())
+        p, good = torch.cat(judged), torch.cat(hits).float()
+        bins = (p * 10).long().clamp_max(9)
+        rows, error = [], 0.0
+        for i in bins.unique().tolist():
+            chosen = bins == i
+            share, believed, true = (float(x) for x in (chosen.float().mean(), p[chosen].mean(), good[chosen].mean()))
+            error += share * abs(believed - true)
+            rows.append(
+                [f"{i / 10:.1f} to {(i + 1) / 10:.1f}", f"{100 * share:.1f}%", f"{believed:.3f}", f"{true:.3f}"]
+            )
+        right = f"{100 * good.mean():.1f}% are right, calibration error {error:.3f}"
+        title = f"{self.name}: tokens of S_l by p_e(good); {right}"
+        markdown(title, ["p_e(good)", "share of tokens", "mean p_e(good)", "right"], rows)
+
+    def _draw(self, name: str, picture: Tensor) -> None:
+        imwrite(tensor2img([picture[None]]), str(self.output / name))
+
+
+TABLES = ("overview", "alpha", "selection", "steps", "calibration", "color")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gt", metavar="FOLDER", help="ground-truth photos, which are degraded here")
+    parser.add_argument("--real", metavar="FOLDER", help="low-quality photos")
+    parser.add_argument("-o", "--output", type=Path, default=Path("quality"), metavar="OUT")
+    parser.add_argument("--model", default="iter_tiny_x4")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N photos of a folder only")
+    parser.add_argument("--seed", type=int, default=0, help="of the degradation (default: %(default)s)")
+    args = parser.parse_args()
+    if not args.gt and not args.real:
+        parser.error("name photos with --gt, --real or both")
+    net = iter_arch.load_pretrained(args.model)
+    args.output.mkdir(parents=True, exist_ok=True)
+    print(f"{args.model}, {tuned_sampling(net.config)}, seed {args.seed}")
+    sets = [Path(args.gt).name] if args.gt else []
+    studies = [Study(net, degraded(args.gt, net.scale, args.seed)[: args.limit], name, args.output) for name in sets]
+    if args.real:
+        studies.append(Study(net, real(args.real)[: args.limit], Path(args.real).name, args.output))
+    with torch.no_grad():
+        for study in studies:
+            for table in args.only:
+                if table != "calibration" or study.photos[0].gt is not None:
+                    getattr(study, table)()
+
+
+if __name__ == "__main__":
+    main()
