@@ -43,7 +43,7 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
             if not opt["path"].get("pretrain_network_g"):
                 yield "path.pretrain_network_g is missing: train.decoder_only trains the decoder of a finished stage I"
             if opt["train"].get("quantize_start_iter", 1) != 1:
-                yield "train.quantize_start_iter is for a new codebook, train.decoder_only keeps the old one; take one out"
+                yield "train.quantize_start_iter needs a new codebook, train.decoder_only keeps the old one; drop one"
         if is_train and opt["train"].get("gan_opt"):
             for name, section in (("network_d", opt), ("train.optim_d", opt["train"])):
                 if not section.get(name.removeprefix("train.")):
