@@ -90,7 +90,8 @@ class ITER(nn.Module):
         overlap: int | None = None,
         batch: int | None = None,
     ) -> Restored:
-        """Algorithm 2.
+        """Algorithm 2, in the precision of the weights: `ITER.to(torch.bfloat16)` is faster where the hardware has it
+        (`iter_arch.precision`). Probabilities, draws and the image are float32 in any case.
 
         Args:
             lq: (b, 3, H/s, W/s) float, RGB in [0, 1], any size >= 1x1.
@@ -110,7 +111,7 @@ class ITER(nn.Module):
             raise ValueError(f"batch={batch} must be at least 1")
         config = config or SamplingConfig()
         height, width = lq.shape[-2] * self.scale, lq.shape[-1] * self.scale
-        padded = pad_to_multiple(lq, self.multiple)
+        padded = pad_to_multiple(lq, self.multiple).to(self.lq_encoder.head.weight.dtype)
         unit = self.vqgan.factor // self.scale
         h, w = padded.shape[-2] // unit, padded.shape[-1] // unit
         side, shared = self._tile_tokens(tile, overlap, unit, h, w)

@@ -59,8 +59,8 @@ class WindowAttention(nn.Module):
 
     def bias(self, mask: Tensor | None) -> Tensor:
         """Position bias (1, heads, n, n); with a shift mask (windows, n, n) the sum of both, (windows, heads, n, n)."""
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
-        return bias.contiguous() if mask is None else mask[:, None] + bias
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None].contiguous()
+        return bias if mask is None else (mask[:, None] + bias).to(bias.dtype)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         bw, n, c = x.shape

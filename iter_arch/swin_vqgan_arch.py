@@ -111,8 +111,9 @@ class SwinVQGAN(nn.Module):
         return self.decode_codes(self.quantizer.codes(tokens)).clamp(0, 1)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """codes (b, d, h, w) -> image (b, 3, 8h, 8w), nominally in [0, 1], not clamped."""
-        return (self.decoder(codes) + 1) / 2
+        """codes (b, d, h, w) -> image (b, 3, 8h, 8w) float32, nominally in [0, 1], not clamped."""
+        # bfloat16 has as many steps in [0.5, 1) as in [-1, 1] of the decoder's output: the difference would be lost.
+        return (self.decoder(codes).float() + 1) / 2
 
     def forward(self, image: Tensor, *, quantize: bool = True) -> Reconstructed:
         """image (b, 3, H, W) RGB in [0, 1] -> Reconstructed.

@@ -1,0 +1,268 @@
+"""Seconds, memory and work of ITER next to single-pass networks, at 128x128 to 512x512, measured in turns in one run.
+
+    THP_MEM_ALLOC_ENABLE=1 python benchmarks/inference.py --threads 2 --runs 3
+    python benchmarks/inference.py --rows swinir/float32 iter/bf16 plain/float32
+    python benchmarks/inference.py --photos datasets/val/kodak24 --model iter_tiny_x4     # what bf16 costs in quality
+
+Weights are random. A row is NETWORK/PRECISION: rrdb and swinir are BasicSR's (bf16: under autocast), iter and released
+are ITER at the paper's and at the authors' released size with all 8 steps, iter@2 the same from an adaptive start at
+step 2, plain and plain-released `benchmarks/plain.py`. The environment variable gives PyTorch's CPU allocator large
+pages, as `basicsr upscale` does; it applies to all rows alike.
+"""
+
+import argparse
+import gc
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import basicsr_compat  # noqa: F401  isort: skip
+import cv2
+import plain
+import torch
+from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.swinir_arch import SwinIR
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+
+from iter_arch import ITER, SamplingConfig, load_pretrained
+from iter_arch.precision import choose_dtype
+from iter_arch.sampling import keep_count
+
+FORM = {"residual_groups": True, "gate": True}
+RELEASED = {
+    "vqgan": FORM,
+    "lq_encoder": {"dim": 128, "depth": 6, "groups": 2} | FORM,
+    "refiner": {"depth": 6, "groups": 4} | FORM,
+    "evaluator": {"depth": 6, "groups": 4} | FORM,
+}
+ALL_STEPS = SamplingConfig(adaptive=False)
+ROWS = [
+    f"{name}/{precision}"
+    for name in ("rrdb", "swinir", "iter", "iter@6", "iter@4", "iter@2", "released")
+    for precision in ("float32", "bf16")
+] + ["plain/float32", "plain-released/float32"]
+Run = Callable[[], object]
+
+
+def build(name: str) -> nn.Module:
+    """The network of a row, in eval mode."""
+    torch.manual_seed(0)
+    if name == "rrdb":
+        return RRDBNet(num_in_ch=3, num_out_ch=3, num_feat=64, num_block=23).eval()
+    if name == "swinir":
+        # BasicSR's inference_swinir.py, task real_sr.
+        return SwinIR(
+            upscale=4, img_size=64, window_size=8, img_range=1.0, depths=[6] * 6, embed_dim=180, num_heads=[6] * 6,
+            mlp_ratio=2, upsampler="nearest+conv", resi_connection="1conv",
+        ).eval()  # fmt: skip
+    net = ITER(**(RELEASED if name == "released" else {})).eval()
+    for part in (net.refiner, net.evaluator):
+        part.head.weight.data.mul_(8)  # as different as the logits of a trained network
+    return net
+
+
+@torch.no_grad()
+def adaptive_start(net: ITER, lq: Tensor, start: int) -> SamplingConfig:
+    """The sampling whose alpha lets as many tokens pass as make `restore` begin at step ``start``."""
+    S_l = net.lq_encoder(lq.to(net.lq_encoder.head.weight.dtype)).argmax(1)
+    good = net.evaluator(S_l, S_l).float().softmax(1)[:, 1].flatten().sort(descending=True).values
+    above = keep_count(start + 1, 8, len(good), "cosine")
+    config = SamplingConfig(alpha=good[(above + keep_count(start, 8, len(good), "cosine")) // 2 - 1].item())
+    found = net.restore(lq, config=config).start_step.item()
+    if found != start:
+        raise RuntimeError(f"the start at step {start} came out as {found}: too many tokens are judged alike")
+    return config
+
+
+def prepare(row: str, networks: dict[tuple[str, str], nn.Module], lq: Tensor) -> tuple[nn.Module, Run]:
+    """(network, what is timed) of a row."""
+    name, precision = row.split("/")
+    kind, _, start = name.partition("@")
+    size = {"plain": "iter", "plain-released": "released"}.get(kind, kind)
+    single_pass = kind in ("rrdb", "swinir")
+    key = size, "float32" if single_pass else precision
+    if key not in networks:
+        networks[key] = build(size).to(lq.device, choose_dtype(key[1], lq.device))
+    net = networks[key]
+    if single_pass:
+
+        def run() -> Tensor:
+            with torch.autocast(lq.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                return net(lq)
+
+        return net, run
+    if kind.startswith("plain"):
+        return net, lambda: plain.restore(net, lq, config=ALL_STEPS)
+    config = adaptive_start(net, lq, int(start)) if start else ALL_STEPS
+    return net, lambda: net.restore(lq, config=config)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(run: Run, device: torch.device) -> float:
+    synchronize(device)
+    begin = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - begin
+
+
+def status(field: str) -> int:
+    """Bytes of a field of /proc/self/status."""
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) * 1024
+
+
+def peak_memory(run: Run, device: torch.device) -> float:
+    """MB at the peak above what the weights hold; nan where the system does not tell."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    if not os.path.exists("/proc/self/clear_refs"):
+        return float("nan")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = status("VmRSS")
+    run()
+    return (status("VmHWM") - before) / 1e6
+
+
+def shares(net: nn.Module, run: Run, device: torch.device) -> dict[str, float]:
+    """Share of the time that each part of an ITER takes; empty for other networks."""
+    if not isinstance(net, ITER):
+        return {}
+    parts = {
+        "E_l": (net.lq_encoder.stem, net.lq_encoder.head),
+        "phi_r": (net.refiner.swin, net.refiner.head),
+        "phi_e": (net.evaluator.swin, net.evaluator.head),
+        "decoder": (net.vqgan.decoder, net.vqgan.decoder),
+    }
+    spent, begun, handles = dict.fromkeys(parts, 0.0), {}, []
+
+    def clock() -> float:
+        synchronize(device)
+        return time.perf_counter()
+
+    for name, (first, last) in parts.items():
+        handles.append(first.register_forward_pre_hook(lambda *_, name=name: begun.update({name: clock()})))
+        handles.append(
+            last.register_forward_hook(lambda *_, name=name: spent.update({name: spent[name] + clock() - begun[name]}))
+        )
+    whole = seconds(run, device)
+    for handle in handles:
+        handle.remove()
+    return {name: part / whole for name, part in spent.items()}
+
+
+def gmacs(run: Run) -> float:
+    """1e9 multiply-adds of convolutions, matrix products and attention."""
+
+    def attention(query, key, value, *args, out_shape=None, **kwargs) -> int:
+        return sdpa_flop(query, key, value)
+
+    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        run()
+    return counter.get_total_flops() / 2e9
+
+
+def hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    name = capabilities.get("cpu_name") or platform.processor() or platform.machine()
+    extensions = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2") if capabilities.get(flag)]
+    pages = ", large pages" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else ""
+    return f"{name} ({', '.join(extensions)}), {torch.get_num_threads()} threads{pages}, PyTorch {torch.__version__}"
+
+
+def speed_table(args: argparse.Namespace, device: torch.device) -> None:
+    lq = torch.rand(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0)).to(device)
+    networks: dict[tuple[str, str], nn.Module] = {}
+    with torch.inference_mode():
+        rows = {row: prepare(row, networks, lq) for row in args.rows}
+        for _, run in rows.values():
+            run()
+        times: dict[str, list[float]] = {row: [] for row in rows}
+        for _ in range(args.runs):
+            for row, (_, run) in rows.items():
+                times[row].append(seconds(run, device))
+        median = {row: statistics.median(found) for row, found in times.items()}
+        references = [row for row in ("swinir/float32", "swinir/bf16") if row in rows]
+        size = f"{args.size}x{args.size} to {4 * args.size}x{4 * args.size}"
+        head = [size, "seconds", *(f"of {row}" for row in references), "peak MB", "GMACs"]
+        head += ["E_l", "phi_r", "phi_e", "decoder"]
+        print(f"**{hardware(device)}**; medians of {args.runs} runs in turns\n")
+        print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+        for row, (net, run) in rows.items():
+            parts = {} if args.quick or row.startswith("plain") else shares(net, run, device)
+            cells = [row, f"{median[row]:.3f}", *(f"{median[row] / median[other]:.2f}" for other in references)]
+            cells += ["", ""] if args.quick else [f"{peak_memory(run, device):.0f}", f"{gmacs(run):.0f}"]
+            cells += [f"{parts[name]:.0%}" if name in parts else "" for name in head[-4:]]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return -10 * (a - b).square().mean().log10().item()
+
+
+def quality_table(args: argparse.Namespace, device: torch.device) -> None:
+    """Restores every photo, shrunken bicubically, in both precisions."""
+    paths = sorted(path for path in Path(args.photos).iterdir() if path.suffix.lower() in (".png", ".jpg"))
+    if not paths:
+        raise SystemExit(f"--photos {args.photos} holds no PNG or JPEG files")
+    networks = {
+        precision: load_pretrained(args.model).to(device, choose_dtype(precision, device))
+        for precision in ("float32", "bf16")
+    }
+    sums = torch.zeros(5, dtype=torch.float64)
+    for path in paths:
+        image = torch.from_numpy(cv2.imread(str(path))[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
+        s = networks["float32"].scale
+        gt = image[..., : args.size * s, : args.size * s].to(device)
+        gt = gt[..., : gt.shape[2] // s * s, : gt.shape[3] // s * s]
+        small = nn.functional.interpolate(gt, scale_factor=1 / s, mode="bicubic", antialias=True).clamp(0, 1)
+        restored = {precision: net.restore(small) for precision, net in networks.items()}
+        exact, half = restored["float32"], restored["bf16"]
+        with torch.no_grad():
+            decoded = [net.vqgan.decode(exact.tokens) for net in networks.values()]
+        same = (exact.tokens == half.tokens).double().mean().item()
+        sums += torch.tensor(
+            [psnr(exact.image, gt), psnr(half.image, gt), psnr(half.image, exact.image), psnr(*decoded), same]
+        ).double()
+    means = (sums / len(paths)).tolist()
+    print(f"\n{args.model} on the {len(paths)} photos of {args.photos}, corners of {args.size}x{args.size} LQ pixels\n")
+    print("| PSNR float32 | PSNR bf16 | bf16 to float32 | same tokens decoded | tokens equal |\n|---|---|---|---|---|")
+    print(f"| {means[0]:.3f} | {means[1]:.3f} | {means[2]:.1f} | {means[3]:.1f} | {means[4]:.1%} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS, metavar="ROW", help=" ".join(ROWS))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="default: PyTorch's")
+    parser.add_argument("--size", type=int, default=128, help="side of the LQ image, a multiple of 16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="times only")
+    parser.add_argument("--photos", help="folder of photos: measure what bf16 costs in quality instead")
+    parser.add_argument("--model", default="iter_tiny_x4", help="weights for --photos")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.size % 16 or args.size < 16 or args.runs < 1:
+        sys.exit("--size must be a multiple of 16, at least 16, and --runs at least 1")
+    device = torch.device(args.device)
+    (quality_table if args.photos else speed_table)(args, device)
+
+
+if __name__ == "__main__":
+    main()
