@@ -6,10 +6,12 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,13 +20,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from iter_arch import ITER, SamplingConfig, load_pretrained
-from iter_arch.color import match_color
+from iter_arch.color import match_color_
 from iter_arch.released import tuned_sampling
 from iter_model.image_io import Photo, UnreadableImageError, is_image, read_image, write_image
 
 DEFAULT_MODEL = "iter_tiny_x4"
 # Pixels of the restored image; the side of a tile in the input is this divided by the scale.
-DEFAULT_TILE = 1024
+DEFAULT_TILE = 512
+# Tiles that go through together on a GPU, where memory allows it.
+DEFAULT_BATCH = 16
+# Images that are read ahead while one is restored.
+READ_AHEAD = 2
+
+# What a single image may fail with; the others go on.
+FAILURES = (ValueError, OSError, RuntimeError, MemoryError)
+Job = tuple[Path, Path]
 
 EPILOG = """\
 examples:
@@ -74,6 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="restore larger images in tiles of this side, in input pixels; 0: never "
         f"(default: {DEFAULT_TILE} / scale, {DEFAULT_TILE // 4} for x4)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="tiles that go through the networks together, and small images of equal size that follow one another; the "
+        f"results do not depend on it (default: 1 on a CPU, as many as fit on a GPU, at most {DEFAULT_BATCH})",
     )
     parser.add_argument(
         "--device",
@@ -131,12 +148,13 @@ def run(args: argparse.Namespace) -> int:
             net = load_pretrained(args.model).to(device)
             config = sampling_config(args, tuned_sampling(getattr(net, "config", {})))
             tile = choose_tile(args.tile, net)
+            batch = choose_batch(args.batch, net, tile, device)
             args.output.mkdir(parents=True, exist_ok=True)
         except (ValueError, OSError) as error:
             print(f"basicsr upscale: error: {error}", file=sys.stderr)
             return 2
-        options = {"config": config, "seed": args.seed, "tile": tile, "color_correction": args.color_correction}
-        failed = restore_files(net, jobs, **options)
+        restorer = Restorer(net, config, args.seed, tile, batch, args.color_correction)
+        failed = restore_files(restorer, jobs)
     except KeyboardInterrupt:
         print(f"interrupted; images finished so far are in {args.output}", file=sys.stderr)
         return 130
@@ -145,23 +163,187 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def restore_files(net: ITER, jobs: list[tuple[Path, Path]], **options: Any) -> int:
-    """Restore every source of ``jobs`` to its target, with the options of `restore`; name and count those that fail."""
+class Item(NamedTuple):
+    """An image on its way: what was read, or why it could not be."""
+
+    source: Path
+    target: Path
+    photo: Photo | Exception
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return None if isinstance(self.photo, Exception) else self.photo.rgb.shape[:2]
+
+
+@dataclass
+class Restorer:
+    """Restores photos with one network and one set of options.
+
+    ``batch``, of tiles that go through together, shrinks for good where GPU memory runs out; results do not depend on
+    it. ``tile`` does not, lest the result for a photo depends on those before it.
+    """
+
+    net: ITER
+    config: SamplingConfig
+    seed: int
+    tile: int | None
+    batch: int
+    color_correction: bool
+
+    def images_together(self, size: tuple[int, int] | None) -> int:
+        """Images of this size that hold no more pixels than a batch of tiles."""
+        if size is None:
+            return 1
+        side = self.tile or DEFAULT_TILE // self.net.scale
+        return min(self.batch, self.batch * side**2 // (size[0] * size[1]))
+
+    def restore(self, photos: list[Photo], on_retry: Callable[[str], None] = lambda remedy: None) -> list[Photo]:
+        """Restore photos of one size to ``net.scale`` times it, each of the same kind: gray, alpha and bit depth stay.
+
+        Gray is restored as three equal channels. Alpha is upscaled bicubically; what a file holds under fully
+        transparent pixels is replaced by the nearest visible colour first, lest it bleeds into the edges.
+
+        Args:
+            on_retry: called with what is tried next where the GPU runs out of memory: half as many tiles together, and
+                once it is one, tiles of half the side.
+
+        Raises:
+            RuntimeError: out of GPU memory even with the smallest tiles.
+        """
+        rgb = [p.rgb if p.alpha is None else fill_transparent(p.rgb, p.alpha) for p in photos]
+        device = next(self.net.parameters()).device
+        lq = torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).to(device)
+        images = self._restore_within_memory(lq, on_retry)
+        if self.color_correction:
+            match_color_(images, lq)
+        restored = []
+        for photo, image in zip(photos, images, strict=True):
+            alpha = photo.alpha
+            if alpha is not None:
+                size = (alpha.shape[1] * self.net.scale, alpha.shape[0] * self.net.scale)
+                alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
+                np.clip(alpha, 0, 1, out=alpha)
+            restored.append(photo._replace(rgb=image.permute(1, 2, 0).cpu().numpy(), alpha=alpha))
+        return restored
+
+    def _restore_within_memory(self, lq: Tensor, on_retry: Callable[[str], None]) -> Tensor:
+        """lq (b, 3, h, w) -> (b, 3, s h, s w)."""
+        tile, batch = self.tile, self.batch
+        while True:
+            try:
+                return self.net.restore(lq, config=self.config, seed=self.seed, tile=tile, batch=batch).image
+            except torch.cuda.OutOfMemoryError:
+                pass  # the next try starts outside: the exception holds on to the tensors of this one
+            torch.cuda.empty_cache()
+            side = max(lq.shape[2:])
+            side = side if tile is None else min(side, tile)
+            together = min(batch, lq.shape[0] * -(-lq.shape[2] // side) * -(-lq.shape[3] // side))
+            if together > 1:
+                batch = together // 2
+                if tile == self.tile:
+                    self.batch = batch
+                on_retry(f"trying again with {batch} tile{'s' if batch > 1 else ''} at a time")
+            elif side > self.net.multiple:
+                tile, batch = max(side // 2, self.net.multiple), 1
+                on_retry(f"trying again with tiles of {tile} pixels")
+            else:
+                raise RuntimeError(f"out of GPU memory even with tiles of {side} pixels; use --device=cpu")
+
+
+def restore_files(restorer: Restorer, jobs: list[Job]) -> int:
+    """Restore every source of ``jobs`` to its target; name those that fail, in the order of ``jobs``, and count them.
+
+    One thread reads ahead and one writes while the networks run. Where this is interrupted, images that are restored
+    are still written, and no others are begun.
+    """
     failed = 0
-    # disable=None: no bar where stderr is not a terminal.
-    for source, target in tqdm(jobs, desc="upscale", unit="image", disable=None):
-        try:
-            photo = restore(net, read_image(source), **options, on_retry=partial(say_retry, source))
-            write_image(target, photo)
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            failed += 1
-            named = isinstance(error, UnreadableImageError)
-            say(f"not restored: {error}" if named else f"not restored: {source}: {str(error) or type(error).__name__}")
+    writes: list[tuple[Path, Future[None]]] = []
+    reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
+
+    def report(source: Path, error: Exception) -> None:
+        nonlocal failed
+        failed += 1
+        named = isinstance(error, UnreadableImageError)
+        say(f"not restored: {error}" if named else f"not restored: {source}: {str(error) or type(error).__name__}")
+
+    def settle() -> None:
+        """Wait for what is being written: at most one group of results waits while the next is restored."""
+        while writes:
+            source, write = writes.pop(0)
+            try:
+                write.result()
+            except FAILURES as error:
+                report(source, error)
+
+    def restore_group(group: list[Item]) -> None:
+        outcomes = restore_each(restorer, group)
+        settle()
+        for item, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                report(item.source, outcome)
+            else:
+                writes.append((item.source, writer.submit(write_image, item.target, outcome)))
+
+    try:
+        # disable=None: no bar where stderr is not a terminal.
+        with tqdm(total=len(jobs), desc="upscale", unit="image", disable=None) as bar:
+            for group in groups(read_ahead(reader, jobs, max(READ_AHEAD, restorer.batch)), restorer):
+                restore_group(group)
+                bar.update(len(group))
+            settle()
+    finally:
+        reader.shutdown(cancel_futures=True)
+        writer.shutdown()
     return failed
 
 
-def say_retry(source: Path, side: int) -> None:
-    say(f"{source}: out of GPU memory, trying again with tiles of {side} pixels")
+def read_ahead(reader: ThreadPoolExecutor, jobs: list[Job], count: int) -> Iterator[Item]:
+    """Read the sources of ``jobs`` in their order, up to ``count`` of them before they are asked for."""
+    queue: deque[tuple[Job, Future[Photo]]] = deque()
+
+    def first() -> Item:
+        (source, target), read = queue.popleft()
+        try:
+            return Item(source, target, read.result())
+        except FAILURES as error:
+            return Item(source, target, error)
+
+    for job in jobs:
+        queue.append((job, reader.submit(read_image, job[0])))
+        if len(queue) > count:
+            yield first()
+    while queue:
+        yield first()
+
+
+def groups(items: Iterable[Item], restorer: Restorer) -> Iterator[list[Item]]:
+    """Neighbours of equal size, as many as go through together; what could not be read stands alone."""
+    group: list[Item] = []
+    for item in items:
+        if group and (item.size is None or item.size != group[0].size):
+            yield group
+            group = []
+        group.append(item)
+        if len(group) >= restorer.images_together(item.size):
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def restore_each(restorer: Restorer, group: list[Item]) -> list[Photo | Exception]:
+    """What becomes of each photo of a group: restored, or why not. A group that fails is tried one by one."""
+    if isinstance(group[0].photo, Exception):
+        return [group[0].photo]
+    name = str(group[0].source) + (f" and {len(group) - 1} more" if len(group) > 1 else "")
+    try:
+        return restorer.restore(
+            [item.photo for item in group], lambda remedy: say(f"{name}: out of GPU memory, {remedy}")
+        )
+    except FAILURES as error:
+        if len(group) == 1:
+            return [error]
+    return [outcome for item in group for outcome in restore_each(restorer, [item])]
 
 
 def say(message: str) -> None:
@@ -180,7 +362,7 @@ def sampling_config(args: argparse.Namespace, defaults: SamplingConfig) -> Sampl
         raise ValueError(str(error).replace("val.sampling.", "--")) from None
 
 
-def plan(source: Path, output: Path) -> list[tuple[Path, Path]]:
+def plan(source: Path, output: Path) -> list[Job]:
     """Which file is restored to which, in the order of their names.
 
     Every file of the folder counts, whatever its suffix, so that a photo of an unknown kind is reported and not passed
@@ -237,6 +419,23 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def choose_batch(batch: int | None, net: ITER, tile: int | None, device: torch.device) -> int:
+    """Tiles that go through together for --batch; on a GPU by default as many as fit into half of its free memory.
+
+    On a CPU they would be no faster together.
+    """
+    if batch is not None and batch < 1:
+        raise ValueError(f"--batch={batch} must be at least 1")
+    if batch is None and device.type == "cpu":
+        return 1
+    if batch is None:
+        side = net.scale * tile if tile else DEFAULT_TILE
+        # Measured on the decoder: six maps of the image's size with the channels of its last level.
+        tile_bytes = 6 * 4 * net.vqgan.decoder[-1].in_channels * side**2
+        batch = min(DEFAULT_BATCH, max(1, torch.cuda.mem_get_info(device)[0] // 2 // tile_bytes))
+    return batch
+
+
 def choose_tile(tile: int | None, net: ITER) -> int | None:
     """Side of tiles in LQ pixels for --tile, None for no tiles."""
     if tile is None:
@@ -244,41 +443,6 @@ def choose_tile(tile: int | None, net: ITER) -> int | None:
     if tile != 0 and tile < net.multiple:
         raise ValueError(f"--tile={tile} must be 0 (never) or at least {net.multiple} for this model (x{net.scale})")
     return tile or None
-
-
-def restore(
-    net: ITER,
-    photo: Photo,
-    *,
-    config: SamplingConfig,
-    seed: int,
-    tile: int | None,
-    color_correction: bool = True,
-    on_retry: Callable[[int], None] = lambda side: None,
-) -> Photo:
-    """Restore a photo of any size to ``net.scale`` times its size, of the same kind: gray, alpha and bit depth stay.
-
-    Gray is restored as three equal channels. Alpha is upscaled bicubically; what a file holds under fully transparent
-    pixels is replaced by the nearest visible colour first, lest it bleeds into the edges.
-
-    Args:
-        tile: see `ITER.restore`; halved as long as the GPU runs out of memory, then ``on_retry(side)`` is called.
-        color_correction: apply Eq. 10 to the whole image.
-
-    Raises:
-        RuntimeError: out of GPU memory even with the smallest tiles.
-    """
-    rgb = photo.rgb if photo.alpha is None else fill_transparent(photo.rgb, photo.alpha)
-    device = next(net.parameters()).device
-    lq = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(device)
-    image = restore_within_memory(net, lq, config=config, seed=seed, tile=tile, on_retry=on_retry)
-    if color_correction:
-        image = match_color(image, lq)
-    alpha = photo.alpha
-    if alpha is not None:
-        size = (alpha.shape[1] * net.scale, alpha.shape[0] * net.scale)
-        alpha = np.clip(cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC), 0, 1)
-    return photo._replace(rgb=image[0].permute(1, 2, 0).cpu().numpy(), alpha=alpha)
 
 
 def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -290,27 +454,3 @@ def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         return rgb
     rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
     return rgb[rows, columns]
-
-
-def restore_within_memory(
-    net: ITER,
-    lq: Tensor,
-    *,
-    config: SamplingConfig,
-    seed: int,
-    tile: int | None,
-    on_retry: Callable[[int], None],
-) -> Tensor:
-    """`ITER.restore` of one image (1, 3, h, w), with ever smaller tiles while the GPU runs out of memory."""
-    while True:
-        try:
-            return net.restore(lq, config=config, seed=seed, tile=tile).image
-        except torch.cuda.OutOfMemoryError:
-            pass  # the next try starts outside: the exception holds on to the tensors of this one
-        side = max(lq.shape[2:])
-        side = side if tile is None else min(side, tile)
-        if side <= net.multiple:
-            raise RuntimeError(f"out of GPU memory even with tiles of {side} pixels; use --device=cpu")
-        tile = max(side // 2, net.multiple)
-        torch.cuda.empty_cache()
-        on_retry(tile)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,8 @@ class RepeatNet(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.calls = []
 
-    def restore(self, lq, *, config, seed, tile):
-        self.calls.append({"lq": lq, "config": config, "seed": seed, "tile": tile})
+    def restore(self, lq, *, config, seed, tile, batch):
+        self.calls.append({"lq": lq, "config": config, "seed": seed, "tile": tile, "batch": batch})
         image = lq.repeat_interleave(4, 2).repeat_interleave(4, 3)
         return iter_arch.Restored(image, torch.zeros(1, 1, 1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
 
@@ -220,13 +221,37 @@ def test_same_seed_same_pixels_whatever_else_is_in_the_folder(weights, photos, t
     assert alone != seed2
 
 
+@pytest.mark.parametrize("options", [("--tile", 32), ("--tile", 0)])
+def test_files_do_not_depend_on_what_goes_through_together(weights, photos, tmp_path, options):
+    for index, size in enumerate([(20, 24), (20, 24), (20, 24), (9, 9), (20, 24), (20, 24), (40, 70)]):
+        save(photos / f"{index}.png", levels(size, seed=index))
+    options = ("--model", weights, "--steps", 2, "--no-adaptive", "--temperature", 2, *options)
+    assert run(photos, tmp_path / "single", *options, "--batch", 1) == 0
+    assert run(photos, tmp_path / "many", *options, "--batch", 8) == 0
+    for path in (tmp_path / "single").iterdir():
+        assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
+
+
+def test_neighbours_of_equal_size_go_through_together(net, photos, tmp_path):
+    for index, width in enumerate([9, 9, 9, 8, 9, 30, 30, 30]):
+        save(photos / f"{index}.png", levels((6, width), seed=index))
+    assert run(photos, tmp_path / "out", "--batch", 2, "--tile", 16) == 0
+    # 2 x 16 x 16 pixels at a time: two images of 6x30, and never more than two.
+    assert [tuple(call["lq"].shape) for call in net.calls] == [
+        (b, 3, 6, w) for b, w in ((2, 9), (1, 9), (1, 8), (1, 9), (2, 30), (1, 30))
+    ]
+    assert names(tmp_path / "out") == [f"{index}.png" for index in range(8)]
+    expected = repeat(levels((6, 30), seed=6))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "6.png")), expected)
+
+
 # Options
 
 
 def test_options_reach_the_network(net, photos, tmp_path):
     save(photos / "a.png")
     given = "--alpha 0.3 --steps 3 --schedule linear --no-adaptive --selection halton --temperature 0.5 --no-reevaluate"
-    assert run(photos, tmp_path / "out", *given.split(), "--redraw-kept", "--seed", 7, "--tile", 64) == 0
+    assert run(photos, tmp_path / "out", *given.split(), "--redraw-kept", "--seed", 7, "--tile", 64, "--batch", 3) == 0
     assert net.calls[0]["config"] == iter_arch.SamplingConfig(
         steps=3,
         alpha=0.3,
@@ -237,14 +262,14 @@ def test_options_reach_the_network(net, photos, tmp_path):
         reevaluate=False,
         redraw_kept=True,
     )
-    assert (net.calls[0]["seed"], net.calls[0]["tile"]) == (7, 64)
+    assert (net.calls[0]["seed"], net.calls[0]["tile"], net.calls[0]["batch"]) == (7, 64, 3)
 
 
 def test_defaults_are_those_of_the_library(net, photos, tmp_path):
     save(photos / "a.png")
     assert run(photos, tmp_path / "out") == 0
     assert net.calls[0]["config"] == iter_arch.SamplingConfig()
-    assert (net.calls[0]["seed"], net.calls[0]["tile"]) == (0, 256)
+    assert (net.calls[0]["seed"], net.calls[0]["tile"], net.calls[0]["batch"]) == (0, 128, 1)
     assert run(photos, tmp_path / "out", "--tile", 0) == 0
     assert net.calls[1]["tile"] is None
 
@@ -255,7 +280,17 @@ def test_help_names_every_option_and_its_default(capsys):
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     for field in dataclasses.fields(iter_arch.SamplingConfig):
         assert f"--{field.name.replace('_', '-')}" in text
-    for option in ("-i", "-o", "--model", "--seed", "--tile", "--device", "--no-color-correction", "default: cosine"):
+    for option in (
+        "-i",
+        "-o",
+        "--model",
+        "--seed",
+        "--tile",
+        "--batch",
+        "--device",
+        "--no-color-correction",
+        "default: cosine",
+    ):
         assert option in text
 
 
@@ -308,6 +343,76 @@ def test_one_failure_of_the_network_or_the_disk_does_not_stop_the_rest(net, phot
     assert f"{photos / 'd.png'}: MemoryError" in err
 
 
+def test_of_images_that_went_through_together_only_the_broken_one_fails(net, photos, tmp_path, monkeypatch, capsys):
+    for index in range(4):
+        save(photos / f"{index}.png", np.full((6, 9, 3), 50 * index, np.uint8))
+    plain = net.restore
+
+    def restore(lq, **options):
+        if (lq.mean((1, 2, 3)) * 255).round().eq(100).any():
+            raise RuntimeError("broken kernel")
+        return plain(lq, **options)
+
+    monkeypatch.setattr(net, "restore", restore)
+    assert run(photos, tmp_path / "out", "--batch", 4) == 1
+    assert names(tmp_path / "out") == ["0.png", "1.png", "3.png"]
+    assert capsys.readouterr().err == f"not restored: {photos / '2.png'}: broken kernel\n"
+
+
+def test_messages_come_in_the_order_of_the_files(net, photos, tmp_path, monkeypatch, capsys):
+    for name in "acdf":
+        save(photos / f"{name}.png")
+    for name in "be":
+        (photos / f"{name}.png").touch()
+
+    def write(path, photo):
+        time.sleep(0.02)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(upscale, "write_image", write)
+    assert run(photos, tmp_path / "out") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [Path(line.split(": ")[1]).stem for line in lines] == list("abcdef")
+
+
+# Reading, restoring and writing at the same time
+
+
+def test_reading_restoring_and_writing_overlap_and_few_images_are_held(net, photos, tmp_path, monkeypatch):
+    """Each stage waits for what only happens if the others go on beside it."""
+    for index in range(8):
+        save(photos / f"{index}.png")
+    read, restored, written = [], [], []
+    third_read, second_restored = threading.Event(), threading.Event()
+    plain = net.restore
+
+    def read_one(path):
+        read.append(path.stem)
+        assert len(read) <= len(restored) + 1 + upscale.READ_AHEAD + 1
+        if len(read) == 3:
+            third_read.set()
+        return read_image(path)
+
+    def restore(lq, **options):
+        assert third_read.wait(10)
+        assert len(restored) - len(written) <= 2
+        restored.append(None)
+        if len(restored) == 2:
+            second_restored.set()
+        return plain(lq, **options)
+
+    def write(path, photo):
+        assert second_restored.wait(10)
+        write_image(path, photo)
+        written.append(path.stem)
+
+    monkeypatch.setattr(upscale, "read_image", read_one)
+    monkeypatch.setattr(net, "restore", restore)
+    monkeypatch.setattr(upscale, "write_image", write)
+    assert run(photos, tmp_path / "out") == 0
+    assert read == written == [str(index) for index in range(8)]
+
+
 def test_a_file_that_is_no_image_beside_a_photo_of_its_name(net, photos, tmp_path):
     save(photos / "a.jpg")
     (photos / "a.mov").write_bytes(b"a video")
@@ -340,15 +445,16 @@ def test_missing_and_empty_input(net, photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "rule"),
     [
-        ("--alpha", "1.5", "--alpha=1.5 must be in [0, 1]"),
-        ("--alpha", "nan", "--alpha=nan must be in [0, 1]"),
-        ("--steps", "0", "--steps=0 must be >= 1"),
-        ("--temperature", "0", "--temperature=0.0 must be > 0"),
-        ("--selection", "best", "--selection='best' must be one of"),
+        ("--alpha", "1.5", "--alpha=1.5 must be a number in [0, 1]"),
+        ("--alpha", "nan", "--alpha=nan must be a number in [0, 1]"),
+        ("--steps", "0", "--steps=0 must be a whole number from 1 to 1000"),
+        ("--temperature", "0", "--temperature=0.0 must be a number > 0"),
+        ("--selection", "best", "--selection='best' must be evaluator or confidence or halton"),
         ("--schedule", "sine", "--schedule='sine'"),
         ("--seed", "-1", "--seed=-1 must be in"),
         ("--tile", "-1", "--tile=-1 must be 0"),
         ("--tile", "15", "at least 16"),
+        ("--batch", "0", "--batch=0 must be at least 1"),
     ],
 )
 def test_values_out_of_range(net, photos, tmp_path, capsys, option, value, rule):
@@ -456,7 +562,7 @@ def test_out_of_memory_is_retried_with_smaller_tiles_and_said(net, photos, tmp_p
     ]
 
 
-@pytest.mark.parametrize(("width", "tile", "tiles"), [(100, 256, [256, 50, 25, 16]), (500, 24, [24, 16])])
+@pytest.mark.parametrize(("width", "tile", "tiles"), [(100, 128, [128, 50, 25, 16]), (500, 24, [24, 16])])
 def test_smaller_tiles_begin_below_the_image_and_end_at_one_window(
     net, photos, tmp_path, monkeypatch, width, tile, tiles
 ):
@@ -466,12 +572,37 @@ def test_smaller_tiles_begin_below_the_image_and_end_at_one_window(
     assert tried == tiles
 
 
+def test_out_of_memory_first_halves_what_goes_through_together(net, photos, tmp_path, monkeypatch, capsys):
+    for name in ("a.png", "b.png"):
+        save(photos / name, levels((16, 100)))
+    save(photos / "c.png", levels((3, 40)))
+    plain, tried = net.restore, []
+
+    def restore(lq, *, tile, batch, **options):
+        tried.append((tile, batch))
+        if batch * tile > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(lq, tile=tile, batch=batch, **options)
+
+    monkeypatch.setattr(net, "restore", restore)
+    assert run(photos, tmp_path / "out", "--tile", 40, "--batch", 4) == 0
+    # a and b together; what goes through together stays small, the size of the tiles is each image's own.
+    assert tried == [(40, 4), (40, 2), (40, 1), (20, 1), (40, 1), (20, 1)]
+    said = "out of GPU memory, trying again with"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{photos / 'a.png'} and 1 more: {said} 2 tiles at a time",
+        f"{photos / 'a.png'} and 1 more: {said} 1 tile at a time",
+        f"{photos / 'a.png'} and 1 more: {said} tiles of 20 pixels",
+        f"{photos / 'c.png'}: {said} tiles of 20 pixels",
+    ]
+
+
 def test_out_of_memory_with_the_smallest_tiles_is_a_failure(net, photos, tmp_path, monkeypatch, capsys):
     save(photos / "a.png", levels((3, 500)))
     save(photos / "b.png", levels((3, 9)))
     tried = out_of_memory_above(net, 9, monkeypatch)
     assert run(photos, tmp_path / "out") == 1
-    assert tried == [256, 128, 64, 32, 16, 256]
+    assert tried == [128, 64, 32, 16, 128]
     assert names(tmp_path / "out") == ["b.png"]
     assert f"not restored: {photos / 'a.png'}: out of GPU memory even with tiles of 16" in capsys.readouterr().err
 
