@@ -47,7 +47,10 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not (failed or _is_mistake(error)):
             raise
         rank = f" (rank {os.environ['RANK']})" if args.launcher != "none" and "RANK" in os.environ else ""
-        print(f"basicsr {args.command}{rank}: error: {_message(error)}\n(--traceback shows where)", file=sys.stderr)
+        said = f"basicsr {args.command}{rank}: error: "
+        # Of the options every mistake is named, on a line of its own.
+        lines = f"{said}{_message(error)}".replace("\n", f"\n{said}")
+        print(f"{lines}\n(--traceback shows where)", file=sys.stderr)
         return 1 if failed else 2
     # Not of a run that failed: NCCL would wait for ranks that are gone.
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -7,6 +7,7 @@ import basicsr.train
 import pytest
 
 import basicsr_compat
+from basicsr_options import OptionMistakes
 from iter_model import cli, launch
 
 
@@ -16,6 +17,7 @@ from iter_model import cli, launch
         (["--help"], ["train", "test", "upscale", "torchrun --nproc_per_node=4 --no-python basicsr train"]),
         (["train", "--help"], ["--force_yml", "--auto_resume", "--launcher", "train:total_iter=", "experiments/NAME/"]),
         (["test", "--help"], ["-opt", "options/test_iter.yml", "results/NAME/"]),
+        (["check", "--help"], ["-opt", "--force_yml", "check -opt options/train_iter.yml", "Nothing is written"]),
         (["upscale", "--help"], ["--alpha", "--steps", "--tile"]),
         (["--version"], ["iter-sr ", "(basicsr 1.4.2, torch "]),
     ],
@@ -109,6 +111,12 @@ def test_the_environment_can_ask_for_the_traceback(train, monkeypatch):
     monkeypatch.setenv(launch.TRACEBACK_VARIABLE, "1")
     with pytest.raises(ValueError, match="a mistake"):
         train(ValueError("a mistake"))
+
+
+def test_each_mistake_in_the_options_is_a_line(train, capsys):
+    assert train(OptionMistakes(["a=1 must be 2", "b is not an option"])) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["basicsr train: error: a=1 must be 2", "basicsr train: error: b is not an option"]
 
 
 def test_an_interruption_is_130(train):
