@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 import torch
 from basicsr.utils import DiffJPEG
 from basicsr.utils.img_process_util import filter2D, usm_sharp
@@ -190,7 +191,21 @@ def _blur(image: Tensor, kernels: Tensor) -> Tensor:
     missing = kernels.shape[-1] // 2 + 1 - min(height, width)
     if missing > 0:
         image = F.pad(image, (0, missing, 0, missing), mode="replicate")
+    if image.device.type == "cpu":
+        # OpenCV's filter takes a tenth of the time of a convolution here
+        images = [_blur_in_opencv(*both) for both in zip(image, kernels, strict=True)]
+        return torch.stack(images)[..., :height, :width].contiguous()
     return filter2D(image, kernels)[..., :height, :width]
+
+
+def _blur_in_opencv(image: Tensor, kernel: Tensor) -> Tensor:
+    kernel = kernel.numpy()
+    middle = len(kernel) // 2
+    # most kernels are drawn smaller and padded with zeros
+    reach = np.abs(np.argwhere(kernel) - middle).max(initial=0)
+    kernel = np.ascontiguousarray(kernel[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1])
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    return torch.from_numpy(cv2.filter2D(pixels, -1, kernel, borderType=cv2.BORDER_REFLECT_101)).permute(2, 0, 1)
 
 
 def _add_noise(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from basicsr.data.degradations import generate_gaussian_noise_pt, generate_poisson_noise_pt
 from basicsr.utils import DiffJPEG, USMSharp
+from basicsr.utils.img_process_util import filter2D
 
 from iter_data import DegradationOptions, Kernels, batch_to_pair, degradation, degrade, draw_kernels, seeded, sharpen
 
@@ -47,6 +48,20 @@ def test_equal_seeds_give_equal_images_and_others_do_not():
     gt = photo()
     assert torch.equal(run(gt, 3), run(gt, 3))
     assert not torch.equal(run(gt, 3), run(gt, 4))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 8)])
+def test_blur_is_basicsrs_convolution(size):
+    """With kernels that fill their 21x21 and such that do not, down to the pulse of a sinc filter not drawn."""
+    image, kernels = photo(4, *size), torch.zeros(4, 21, 21)
+    for kernel, reach in zip(kernels, (10, 6, 3, 0), strict=True):
+        middle = kernel[10 - reach : 11 + reach, 10 - reach : 11 + reach]
+        middle.copy_(torch.rand(middle.shape, generator=torch.Generator().manual_seed(reach)))
+        middle /= middle.sum()
+    missing = max(0, 11 - min(size))
+    padded = torch.nn.functional.pad(image, (0, missing, 0, missing), mode="replicate")
+    expected = filter2D(padded, kernels)[..., : size[0], : size[1]]
+    torch.testing.assert_close(degradation._blur(image, kernels), expected, atol=2e-6, rtol=0)
 
 
 def test_no_global_random_state_is_read_or_changed():
