@@ -309,6 +309,7 @@ class Run:
             self.model.save(self.sampler.epoch, self.iteration)
         if self.opt["world_size"] > 1:
             torch.distributed.barrier()  # torchrun ends all ranks as soon as one ends
+            torch.distributed.destroy_process_group()
         if self.tb_logger:
             self.tb_logger.close()
         if self.opt["rank"] == 0 and self.saved != self.iteration:

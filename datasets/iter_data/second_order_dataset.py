@@ -46,8 +46,8 @@ class SecondOrderDegradationDataset(Dataset):
     the file name alone, and is the one that `python -m iter_data.prepare degrade` writes.
 
     An item is a function of its index and one integer (`sample`). In training that integer is drawn from torch's
-    global generator, which PyTorch seeds anew for each worker and epoch from the main process: runs with the same
-    manual_seed see the same data, epochs differ, and restoring the main process's generator replays an epoch.
+    global generator, which the `basicsr` command seeds for each item by manual_seed, epoch and place in the epoch: the
+    same data with any number of workers, and after a resume. In another loop PyTorch seeds it for each worker and epoch.
 
     In training a file that cannot be read is named once in the log, counted in `unreadable`, and replaced by another
     one; in validation and tests its item raises UnreadableImage. A folder that does not answer is waited for (see

@@ -73,7 +73,8 @@ def trained(folder):
     assert code == 0, output
     assert "Resuming training from epoch: 0, iter: 2" in output
     assert "iter:       3" in output and "iter:       2," not in output
-    assert output.count("Validation pairs") == 1
+    # At 2 again, for nobody knows whether a validation after the state was written has ended, and at 4 once.
+    assert output.count("Validation pairs") == 2
     return folder
 
 
