@@ -107,12 +107,12 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(run: Run, device: torch.device) -> float:
+def seconds(run: Run, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
     synchronize(device)
-    begin = time.perf_counter()
+    begin = clock()
     run()
     synchronize(device)
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def status(field: str) -> int:
@@ -195,13 +195,14 @@ def speed_table(args: argparse.Namespace, device: torch.device) -> None:
         times: dict[str, list[float]] = {row: [] for row in rows}
         for _ in range(args.runs):
             for row, (_, run) in rows.items():
-                times[row].append(seconds(run, device))
+                times[row].append(seconds(run, device, time.process_time if args.cpu_time else time.perf_counter))
         median = {row: statistics.median(found) for row, found in times.items()}
         references = [row for row in ("swinir/float32", "swinir/bf16") if row in rows]
         size = f"{args.size}x{args.size} to {4 * args.size}x{4 * args.size}"
         head = [size, "seconds", *(f"of {row}" for row in references), "peak MB", "GMACs"]
         head += ["E_l", "phi_r", "phi_e", "decoder"]
-        print(f"**{hardware(device)}**; medians of {args.runs} runs in turns\n")
+        unit = "processor time, " if args.cpu_time else ""
+        print(f"**{hardware(device)}**; {unit}medians of {args.runs} runs in turns\n")
         print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
         for row, (net, run) in rows.items():
             parts = {} if args.quick or row.startswith("plain") else shares(net, run, device)
@@ -252,6 +253,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: PyTorch's")
     parser.add_argument("--size", type=int, default=128, help="side of the LQ image, a multiple of 16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, where others use the machine too")
     parser.add_argument("--quick", action="store_true", help="times only")
     parser.add_argument("--photos", help="folder of photos: measure what bf16 costs in quality instead")
     parser.add_argument("--model", default="iter_tiny_x4", help="weights for --photos")
