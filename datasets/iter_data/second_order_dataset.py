@@ -47,7 +47,7 @@ class SecondOrderDegradationDataset(Dataset):
 
     An item is a function of its index and one integer (`sample`). In training that integer is drawn from torch's
     global generator, which the `basicsr` command seeds for each item by manual_seed, epoch and place in the epoch: the
-    same data with any number of workers, and after a resume. In another loop PyTorch seeds it for each worker and epoch.
+    same data with any number of workers, and after a resume. Another loop's is seeded by PyTorch, a worker and epoch.
 
     In training a file that cannot be read is named once in the log, counted in `unreadable`, and replaced by another
     one; in validation and tests its item raises UnreadableImage. A folder that does not answer is waited for (see
