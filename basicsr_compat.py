@@ -95,6 +95,7 @@ __all__ = [
     "init_dist",
     "orderly_stops",
     "parse_options",
+    "printable",
     "read_checkpoint",
     "run_has_begun",
     "skip_image",
@@ -133,6 +134,11 @@ def _sorted_scandir(scandir):
 
 
 # ------------------------------------------------------------------------------------------- images
+
+
+def printable(text: str) -> str:
+    """`text` on one line that any terminal and log can show: a file may be called by line breaks and broken UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 class UnreadableImage(ValueError):
@@ -408,6 +414,8 @@ def _put_back_on_failed_start(pipeline):
         except BaseException:
             for path, archived in reversed(_start.folders):
                 shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError):  # it holds other runs
+                    os.rmdir(os.path.dirname(path))
                 if archived is not None:
                     with contextlib.suppress(OSError):  # never hide the error that brought us here
                         os.rename(archived, path)
@@ -460,6 +468,9 @@ class ReadableItems(torch.utils.data.Dataset):
             item = self.dataset[index]
         except (UnreadableImage, OSError) as error:
             return {"unreadable": str(error)}
+        path = item.get("lq_path", "")
+        if not path.isprintable():
+            return {"unreadable": f"{path} has a name that cannot be printed: rename it"}
         if self.scale and "lq" in item and "gt" in item:
             expected, size = ([side * self.scale for side in item["lq"].shape[-2:]], [*item["gt"].shape[-2:]])
             if expected != size:
@@ -472,7 +483,7 @@ class ReadableItems(torch.utils.data.Dataset):
 
 def skip_image(reason: str) -> None:
     """Leave an image of a validation or test out: name it in the log, and count it."""
-    get_root_logger().error(f"left out: {reason}")
+    get_root_logger().error(f"left out: {printable(reason)}")
     _data.skipped.append(reason)
 
 

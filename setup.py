@@ -40,7 +40,7 @@ setup(
         "scipy",
         "setuptools<81",  # pyiqa's CLIP metrics and BasicSR's build still use pkg_resources
         "tensorboard",
-        "torch>=2.2",
+        "torch>=2.6",  # before, weights_only=True could be made to run code (CVE-2025-32434)
         "torchvision",
         "tqdm",
     ],

@@ -1,11 +1,14 @@
 """Adapter that lets a yml name any metric of pyiqa: ``type: pyiqa, metric: niqe|pi|lpips|psnr|ssim|musiq|...``"""
 
 import functools
+import os
 from typing import Any
 
 import numpy as np
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
+
+from basicsr_compat import read_checkpoint
 
 
 def create_metric(metric: str, *, device: str | None = None, as_loss: bool = False, **options: Any) -> torch.nn.Module:
@@ -16,8 +19,11 @@ def create_metric(metric: str, *, device: str | None = None, as_loss: bool = Fal
         options: further arguments; ``pretrained_model_path`` names weights on disk.
 
     Raises:
-        ValueError: unknown name, or weights that are neither on disk nor to be downloaded, with where to put them.
+        ValueError: unknown name, a file that holds more than weights, or weights that are neither on disk nor to be
+            downloaded, with where to put them.
     """
+    if os.path.isfile(options.get("pretrained_model_path") or ""):
+        read_checkpoint(options["pretrained_model_path"])  # refuses code, which pyiqa's loader may run
     import pyiqa  # slow to import, and pulls half of Hugging Face
 
     if metric not in pyiqa.list_models():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from basicsr_compat import printable
 from iter_arch import ITER, SamplingConfig, load_pretrained
 from iter_arch.color import match_color_
 from iter_arch.released import tuned_sampling
@@ -348,7 +349,7 @@ def restore_each(restorer: Restorer, group: list[Item]) -> list[Photo | Exceptio
 
 def say(message: str) -> None:
     """Print a line to stderr without tearing the progress bar."""
-    tqdm.write(message, file=sys.stderr)
+    tqdm.write(printable(message), file=sys.stderr)
 
 
 def sampling_config(args: argparse.Namespace, defaults: SamplingConfig) -> SamplingConfig:

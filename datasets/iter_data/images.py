@@ -64,6 +64,8 @@ def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda err
     for pause in (*PAUSES, None):
         try:
             return Path(path).read_bytes()
+        except ValueError as error:  # a name with a NUL
+            raise UnreadableImage(str(error)) from error
         except OSError as error:
             reason = error.strerror or str(error)
             if _answers(path):

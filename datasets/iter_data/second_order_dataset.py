@@ -9,12 +9,14 @@ from functools import cache
 from typing import Any
 
 import cv2
+import lmdb
 import numpy as np
 import torch
 from basicsr.utils import FileClient, get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
+from basicsr_compat import printable
 from iter_data.degradation import Pair, make_pair
 from iter_data.images import (
     HOW_TO_GET_DATA,
@@ -146,18 +148,21 @@ class SecondOrderDegradationDataset(Dataset):
                     self._is_unreadable[index] = True
                     # an error: BasicSR silences the warnings of all ranks but the first
                     get_root_logger().error(
-                        f"{path} cannot be read and is replaced by another image: {error}. "
+                        f"{printable(path)} cannot be read and is replaced by another image: {error}. "
                         f"Unreadable so far: {int(self._is_unreadable.sum())}"
                     )
             index = random.randrange(len(self.paths))
-        raise RuntimeError(
+        raise UnreadableImage(
             f"{_MAX_REPLACEMENTS} images in a row could not be read ({len(self.unreadable)} of "
             f"{len(self)} so far, e.g. {path}): check the data set"
         )
 
     def _bytes(self, path: str) -> bytes | None:
         if self.source[0] == "lmdb":
-            return _client(self.source[1]).get(path, "gt")
+            try:
+                return _client(self.source[1]).get(path, "gt")
+            except (lmdb.Error, UnicodeEncodeError) as error:
+                raise UnreadableImage(str(error)) from error
         data = read_bytes(path, self._say_away)
         if self._is_away:
             self._is_away[0] = False
@@ -255,6 +260,13 @@ def _lmdb_entries(root: str, meta: str | None, section: str) -> list[tuple[str, 
             f"{section}.dataroot_gt={root!r} does not exist: make it with `python -m "
             f"iter_data.prepare lmdb`; {HOW_TO_GET_DATA}"
         )
+    try:
+        lmdb.open(root, readonly=True, lock=False).close()
+    except lmdb.Error as error:
+        raise ValueError(
+            f"{section}.dataroot_gt={root!r} is no LMDB, or is damaged ({error}): make it anew with `python -m "
+            "iter_data.prepare lmdb`"
+        ) from error
     entries = _read_meta_info(meta or os.path.join(root, "meta_info.txt"), section)
     # BasicSR's keys are the names without their extension
     return [(os.path.splitext(name)[0], size) for name, size in entries]
@@ -279,8 +291,11 @@ def _read_meta_info(path: str, section: str) -> list[tuple[str, tuple[int, int] 
         raise FileNotFoundError(
             f"{section}.meta_info={path!r} does not exist: make it with `python -m iter_data.prepare meta-info`"
         )
-    with open(path, encoding="utf-8") as file:
-        matches = [_META_LINE.match(line.strip()) for line in file if line.strip()]
+    try:
+        with open(path, encoding="utf-8") as file:
+            matches = [_META_LINE.match(line.strip()) for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{section}.meta_info={path!r} must be a text file in UTF-8: {error}") from error
     if not matches:
         raise ValueError(f"{section}.meta_info={path!r} names no image")
     return [(match["name"], (int(match["h"]), int(match["w"])) if match["h"] else None) for match in matches]

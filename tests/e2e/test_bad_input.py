@@ -1,10 +1,16 @@
 """Bad input, row by row: what a command prints, its exit code, and what is on disk afterwards.
 
-Commands that run are processes of their own, one a module; those that must refuse to start are called in this process.
+Commands that run are processes of their own, shared by tests; those that must refuse to start run in this process.
+Two rows are elsewhere: out of GPU memory in test_upscale.py, a folder that vanishes in unit/test_dataset.py.
 """
 
+import copy
 import io
+import logging
+import os
+import pickle
 import struct
+import sys
 import zlib
 from collections import Counter
 
@@ -13,14 +19,21 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import BASICSR, call
+from basicsr.archs.edsr_arch import EDSR as EDSRNetwork
+from basicsr.data import build_dataset
+from basicsr.utils import logger
+from commands import BASICSR, call, torchrun
 from PIL import Image
 from small_networks import config, small_iter
 
 import iter_arch
+from basicsr_compat import ReadableItems
+from iter_model import cli
 from iter_model.image_io import Photo, read_image, write_image
+from iter_model.pyiqa_metric import create_metric
 
 SAMPLING = {"steps": 2}
+EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
 
 
 def pixels(*size, seed=0):
@@ -220,14 +233,276 @@ def test_test_leaves_out_what_cannot_be_read_and_measures_the_rest(pairs):
 
 
 def test_test_of_basicsrs_own_model_leaves_out_the_same(pairs):
-    network = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
-    from basicsr.archs.edsr_arch import EDSR
-
-    torch.save({"params": EDSR(**{k: v for k, v in network.items() if k != "type"}).state_dict()}, pairs / "edsr.pth")
-    opt = options_of_test("lq", "gt", model_type="SRModel", network_g=network, name="edsr")
+    weights = EDSRNetwork(**{key: value for key, value in EDSR.items() if key != "type"}).state_dict()
+    torch.save({"params": weights}, pairs / "edsr.pth")
+    opt = options_of_test("lq", "gt", model_type="SRModel", network_g=EDSR, name="edsr")
     opt["path"] = {"pretrain_network_g": "edsr.pth"}
     del opt["val"]["sampling"]
     (pairs / "edsr.yml").write_text(yaml.safe_dump(opt))
     code, output = call(pairs, BASICSR, "test", "-opt", "edsr.yml")
     check_test(pairs, code, output, "edsr")
     assert "Validation set" in output and "# psnr: " in output
+
+
+# The same in a training: replaced; on two ranks, either of which may meet them
+
+
+TRAINING = {
+    "name": "run",
+    "model_type": "SRModel",
+    "scale": 4,
+    "num_gpu": 0,
+    "manual_seed": 0,
+    "datasets": {
+        "train": {
+            "type": "SecondOrderDegradationDataset",
+            "dataroot_gt": "train",
+            "gt_size": 48,
+            "degrade_in_worker": True,
+            "batch_size_per_gpu": 1,
+            "num_worker_per_gpu": 0,
+        }
+    },
+    "network_g": EDSR,
+    "path": {"pretrain_network_g": None},
+    "train": {
+        "total_iter": 4,
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "scheduler": {"type": "MultiStepLR", "milestones": [9]},
+        "pixel_opt": {"type": "L1Loss"},
+    },
+    "logger": {"print_freq": 1, "save_checkpoint_freq": 100},
+}
+
+
+@pytest.fixture(scope="module")
+def photos(folder):
+    """Folders of photos: good and bad, of one small photo, and of nothing."""
+    for name in ("train", "photo", "nothing"):
+        (folder / name).mkdir()
+    for index in range(4):
+        (folder / f"train/{index}.png").write_bytes(encoded(pixels(64, 64, seed=index)))
+    bad = unusable(pixels(64, 64))
+    for name in ("letter.jpg", "cut.png", "cut.jpeg", "empty.png"):
+        (folder / "train" / name).write_bytes(bad[name])
+    (folder / "photo/a.png").write_bytes(encoded(pixels(40, 64)))
+    return folder
+
+
+def test_training_names_an_unreadable_photo_once_replaces_it_and_counts(photos):
+    folder = photos
+    (folder / "train.yml").write_text(yaml.safe_dump(TRAINING))
+    # two epochs of four iterations on each rank
+    words = ["-opt", "train.yml", "--launcher", "pytorch", "--force_yml", "train:total_iter=8"]
+    code, output = call(folder, *torchrun(2), "train", *words)
+    assert code == 0, output
+    for name in ("letter.jpg", "cut.png", "cut.jpeg", "empty.png"):
+        assert output.count(f"train/{name} cannot be read and is replaced by another image") in (1, 2)  # ranks
+    log = next((folder / "experiments/run").glob("*.log")).read_text()
+    assert (
+        "4 of 8 training images could not be read and were replaced: "
+        "train/cut.jpeg, train/cut.png, train/empty.png, train/letter.jpg" in log
+    )
+    assert (folder / "experiments/run/models/net_g_latest.pth").is_file()
+
+
+# Refused before anything is made
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capfd):
+    """run(*words) -> exit code and stderr of a command in this process."""
+
+    def call_main(*words):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [])
+        # BasicSR makes its logger once a process, for the stderr of then
+        monkeypatch.setattr(logger, "initialized_logger", {})
+        monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])
+        capfd.readouterr()
+        code = cli.main([str(word) for word in words])
+        return code, capfd.readouterr().err
+
+    return call_main
+
+
+@pytest.fixture
+def refused(folder, run):
+    """refused(*words) -> the message of a command that must end with 2 and leave the folder as it was."""
+
+    def call_main(*words):
+        before = content(folder)
+        code, err = run(*words)
+        assert code == 2, err
+        assert content(folder) == before
+        assert "Traceback" not in err
+        return err
+
+    return call_main
+
+
+def train_with(folder, where, value):
+    """The words of a training with one option changed, or taken out where the value is `...`."""
+    opt = copy.deepcopy(TRAINING)
+    *path, key = where.split(".")
+    section = opt
+    for name in path:
+        section = section[name]
+    section[key] = value
+    (folder / "changed.yml").write_text(yaml.safe_dump(opt))
+    return ["train", "-opt", "changed.yml"]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "messages"),
+    [
+        ("datasets.train.gt_sise", 48, ["datasets.train.gt_sise", "'gt_size'"]),
+        ("datasets.train.degradation", {"jpeg_rang": [1, 2]}, ["train.degradation.jpeg_rang", "'jpeg_range'"]),
+        ("datasets.train.dataroot_gt", "nowhere", ["'nowhere' does not exist", "datasets/README.md"]),
+        ("datasets.train.dataroot_gt", "nothing", ["'nothing'", "no image", "datasets/README.md"]),
+        ("datasets.train.dataroot_gt", "photo", ["photo/a.png has 40x64 pixels", "crop of 48", "pad_small_gt"]),
+    ],
+)
+def test_options_and_data_that_cannot_do_are_refused(photos, refused, where, value, messages):
+    message = refused(*train_with(photos, where, value))
+    assert all(text in message for text in messages), message
+
+
+def test_an_unknown_option_of_our_models_is_refused(photos, refused):
+    opt = options_of_test("photo", "photo")
+    opt["val"]["sampling"] = {"alhpa": 0.5}
+    (photos / "changed.yml").write_text(yaml.safe_dump(opt))
+    message = refused("test", "-opt", "changed.yml")
+    assert "val.sampling.alhpa" in message and "'alpha'" in message
+
+
+def test_upscale_refuses_a_missing_and_an_empty_folder(photos, refused):
+    assert "-i nowhere does not exist; give an image or a folder" in refused("upscale", "-i", "nowhere", "-o", "x")
+    assert "-i nothing holds no files; expected images in it" in refused("upscale", "-i", "nothing", "-o", "x")
+
+
+# Checkpoints: of another architecture, truncated, or with code, at every entrance
+
+
+@pytest.fixture(scope="module")
+def checkpoints(photos):
+    """Files that are no checkpoint for the network at hand; loading `code` would create a file called proof."""
+    (photos / "weights").mkdir()
+    torch.save({"params": {"weight": Code(str(photos / "proof"))}}, photos / "weights/code.pth")
+    (photos / "weights/protocol4.pth").write_bytes(pickle.dumps({"params": Code(str(photos / "proof"))}, 4))
+    torch.save({"params": {"conv.weight": torch.zeros(3, 2)}}, photos / "weights/other.pth")
+    whole = (photos / "weights/other.pth").read_bytes()
+    (photos / "weights/cut.pth").write_bytes(whole[: len(whole) // 2])
+    (photos / "weights/cut.safetensors").write_bytes((photos / "small.safetensors").read_bytes()[:5000])
+    iter_arch.save_pretrained(small_iter(scale=2), photos / "weights/x2.safetensors")
+    return photos
+
+
+BROKEN = ["code.pth", "protocol4.pth", "cut.pth", "cut.safetensors"]
+ENTRANCES = ["upscale", "convert", "convert --vqgan", "resume_state", "SRModel"]
+ENTRANCES += ["pretrain_network_g", "pretrain_network_vqgan"]
+
+
+def entrance(folder, name, file):
+    """The words of a command that reads a checkpoint at this entrance."""
+    path = f"weights/{file}"
+    if name == "upscale":
+        return ["upscale", "-i", "photo", "-o", "x", "--model", path]
+    if name == "convert":
+        return ["convert", path, "x.safetensors"]
+    if name == "convert --vqgan":
+        return ["convert", "small.safetensors", "x.pth", "--vqgan", path]
+    if name == "resume_state":
+        return train_with(folder, "path.resume_state", path)
+    if name == "SRModel":
+        return train_with(folder, "path.pretrain_network_g", path)
+    opt = options_of_test("photo", "photo")
+    opt["path"] = {"pretrain_network_g": "small.safetensors"} | {name: path}
+    (folder / "changed.yml").write_text(yaml.safe_dump(opt))
+    return ["test", "-opt", "changed.yml"]
+
+
+@pytest.mark.parametrize("file", BROKEN)
+@pytest.mark.parametrize("name", ENTRANCES)
+def test_a_broken_checkpoint_is_named_and_never_executed(checkpoints, refused, name, file):
+    assert f"weights/{file}" in refused(*entrance(checkpoints, name, file))
+    assert not (checkpoints / "proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("SRModel", "other.pth"),
+        ("pretrain_network_g", "other.pth"),
+        ("pretrain_network_g", "x2.safetensors"),
+        ("pretrain_network_vqgan", "other.pth"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_is_named_with_what_differs(checkpoints, refused, name, file):
+    message = refused(*entrance(checkpoints, name, file))
+    assert f"weights/{file}" in message
+    assert " is missing" in message or " has shape " in message or "holds no" in message
+
+
+def test_code_in_a_metrics_weights_is_not_run(checkpoints):
+    with pytest.raises(ValueError, match="code.pth"):
+        create_metric("brisque", pretrained_model_path=str(checkpoints / "weights/code.pth"))
+    assert not (checkpoints / "proof").exists()
+
+
+def test_auto_resume_does_not_run_code(checkpoints, run):
+    states = checkpoints / "experiments/code/training_states"
+    states.mkdir(parents=True)
+    torch.save({"epoch": 0, "iter": Code(str(checkpoints / "proof"))}, states / "9.state")
+    # it may begin anew
+    assert run(*train_with(checkpoints, "name", "code"), "--auto_resume")[0] in (0, 2)
+    assert not (checkpoints / "proof").exists()
+
+
+@pytest.mark.parametrize("value", ["!!python/object/apply:os.mkdir [proof]", "__import__('os').mkdir('proof')"])
+def test_code_on_the_command_line_is_not_run(checkpoints, refused, value):
+    assert "num_gpu" in refused(*train_with(checkpoints, "name", "x"), "--force_yml", f"num_gpu={value}")
+
+
+def test_code_in_a_yml_is_not_run(checkpoints, refused):
+    (checkpoints / "code.yml").write_text("name: !!python/object/apply:os.mkdir [proof]\n")
+    assert "code.yml is not valid YAML" in refused("train", "-opt", "code.yml")
+
+
+# Names of files
+
+
+def test_images_of_any_name_are_restored_into_the_folder(folder, tmp_path, capfd, monkeypatch):
+    names = [b"--model.png", b"a\nb.png", b"\xff.png", "фото.png".encode(), b"...x.png", b" .png", b"%s {0}.png"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(encoded(pixels(8, 8)))
+    (tmp_path / "in/\udcfe\n\x1b[2J.txt").write_bytes(b"no image")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"old")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/--model.png").symlink_to(secret)
+    monkeypatch.chdir(tmp_path)
+    code = cli.main(["upscale", "-i", "in", "-o", "out", "--model", str(folder / "small.safetensors"), "--steps", "1"])
+    out, err = capfd.readouterr()
+    assert code == 1 and "restored 6 of 7 images in out (1 failed)" in out
+    assert (
+        err.startswith("not restored: in/\\udcfe\\n\\x1b[2J.txt: not an image of a known kind") and err.count("\n") == 1
+    )
+    expected = {name for name in names if not name.startswith(b".")}
+    assert {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()} == expected
+    assert secret.read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out", "secret.png"}
+
+
+def test_a_test_set_with_a_name_of_broken_utf8(folder, tmp_path):
+    for name in ("lq", "gt"):
+        (tmp_path / name).mkdir()
+    for name in (b"a.png", b"\xff\n.png"):
+        (tmp_path / "lq" / os.fsdecode(name)).write_bytes(encoded(pixels(8, 8)))
+        (tmp_path / "gt" / os.fsdecode(name)).write_bytes(encoded(pixels(32, 32)))
+    opt = {"type": "PairedImageDataset", "phase": "test", "name": "set", "scale": 4, "io_backend": {"type": "disk"}}
+    opt |= {"dataroot_lq": str(tmp_path / "lq"), "dataroot_gt": str(tmp_path / "gt")}
+    items = ReadableItems(build_dataset(opt))
+    items = [items[index] for index in range(2)]
+    assert "lq" in items[0] and "a name that cannot be printed: rename it" in items[1]["unreadable"]

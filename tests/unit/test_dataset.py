@@ -266,7 +266,7 @@ def test_an_unreadable_file_is_replaced_named_once_and_counted(photos, workers, 
 def test_where_nothing_can_be_read_it_ends_with_an_error(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.png").touch()
-    with pytest.raises(RuntimeError, match="2 of 2 so far"):
+    with pytest.raises(UnreadableImage, match="2 of 2 so far"):
         dataset_of(tmp_path)[0]
 
 
@@ -384,3 +384,25 @@ def test_missing_and_empty_folders_say_the_path_and_what_to_do(tmp_path):
     (tmp_path / "meta.txt").touch()
     with pytest.raises(ValueError, match="names no image"):
         dataset_of(tmp_path, meta_info=str(tmp_path / "meta.txt"))
+    (tmp_path / "meta.txt").write_bytes(b"a.png\xff\n")
+    with pytest.raises(ValueError, match=r"meta\.txt' must be a text file in UTF-8"):
+        dataset_of(tmp_path, meta_info=str(tmp_path / "meta.txt"))
+
+
+def test_a_folder_that_is_no_lmdb_is_refused_and_a_missing_key_is_replaced(photos, tmp_path):
+    (tmp_path / "b.lmdb").mkdir()
+    (tmp_path / "b.lmdb/data.mdb").write_bytes(bytes(10_000))
+    with pytest.raises(ValueError, match=r"b\.lmdb' is no LMDB, or is damaged"):
+        dataset_of(tmp_path / "b.lmdb", io_backend={"type": "lmdb"})
+    prepare(["lmdb", str(photos / "set1"), str(tmp_path / "a.lmdb")])
+    with open(tmp_path / "a.lmdb/meta_info.txt", "a") as file:
+        file.write("gone.png (64,80,3) 1\nfotö.png (64,80,3) 1\n")
+    dataset = dataset_of(tmp_path / "a.lmdb", io_backend={"type": "lmdb"})
+    assert {dataset[index]["gt_path"] for index in (2, 3)} <= {"a", "b"}
+    assert dataset.unreadable == ["gone", "fotö"]
+
+
+def test_a_name_with_a_nul_is_one_that_cannot_be_read(photos, tmp_path):
+    (tmp_path / "meta.txt").write_text("\0.png\nd.PNG\n")
+    dataset = dataset_of(photos, meta_info=str(tmp_path / "meta.txt"))
+    assert dataset[0]["gt_path"] == str(photos / "d.PNG")
