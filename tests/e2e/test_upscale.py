@@ -651,6 +651,36 @@ def test_progress_bar_on_a_terminal_only(net, photos, tmp_path, monkeypatch, cap
     assert "1/1" in sys.stderr.text
 
 
+PEAKS = """
+import resource, sys
+from iter_model.cli import main
+for size in ("small", "large"):
+    assert main(["upscale", "-i", f"{size}.png", "-o", "out", "--device", "cpu", *sys.argv[1:]]) == 0
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss differs")
+def test_memory_is_that_of_one_float_copy_of_the_result(photos, tmp_path):
+    """Logits of all tokens alone would take 32 bytes a pixel, and so would two more copies of the result."""
+    torch.manual_seed(0)
+    swin = {"heads": 2, "window": 4}
+    small = {"dim": 8, "depth": 2, **swin}
+    vqgan = {"base_channels": 8, "res_blocks": 1, "code_dim": 8, "swin_dim": 8, "swin_depth": 2, **swin}
+    net = iter_arch.ITER(vqgan=vqgan, lq_encoder={"stem_channels": 8, **small}, refiner=small, evaluator=small)
+    iter_arch.save_pretrained(net, tmp_path / "net.safetensors")
+    save(tmp_path / "small.png", levels((160, 160)))
+    save(tmp_path / "large.png", levels((480, 480)))
+    words = ["--model", "net.safetensors", "--steps", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    output = subprocess.run(
+        [sys.executable, "-c", PEAKS, *words], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    small_peak, large_peak = (1024 * int(line) for line in output.splitlines() if line.isdigit())
+    bytes_a_pixel = (large_peak - small_peak) / (16 * (480**2 - 160**2))
+    assert bytes_a_pixel < 28
+
+
 # The installed command
 
 

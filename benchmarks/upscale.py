@@ -1,0 +1,143 @@
+"""Memory and time of `basicsr upscale`, the gain of reading and writing beside it, and that of batches.
+
+    python benchmarks/upscale.py sizes [--model iter_tiny_x4|paper|PATH] [--steps T]   peak memory against size
+    python benchmarks/upscale.py overlap [--images 6] [--width 240]                    a folder, or one after another
+    python benchmarks/upscale.py batch [--batches 1 2 4]                               an image of many tiles
+
+`paper` is a network of the paper's size with random weights. Ratios are of medians of interleaved runs.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import iter_arch
+from iter_model import upscale
+from iter_model.image_io import read_image, write_image
+
+SIZES = ((480, 270), (680, 382), (960, 540))
+SAMPLE = Path(__file__).parents[1] / "datasets" / "sample" / "lq" / "coffee.png"
+
+
+def photo(path: Path, width: int, height: int) -> Path:
+    """The sample photo at another size."""
+    Image.open(SAMPLE).convert("RGB").resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def weights(name: str, folder: Path) -> str:
+    """What --model of the command takes for ``name``."""
+    if name != "paper":
+        return name
+    torch.manual_seed(0)
+    path = folder / "paper.safetensors"
+    iter_arch.save_pretrained(iter_arch.ITER(), path)
+    return str(path)
+
+
+def sizes(args: argparse.Namespace, folder: Path) -> None:
+    """The command in a process of its own for every size; Linux gives peak memory in KiB."""
+    model = weights(args.model, folder)
+    print("| LQ | LQ pixels | seconds | us a pixel, ratio | peak MB | more MB than the first | bytes an output pixel |")
+    print("|---|---|---|---|---|---|---|")
+    first = None
+    for width, height in SIZES:
+        source = photo(folder / f"{width}.png", width, height)
+        words = [sys.executable, "-m", "iter_model.cli", "upscale", "-i", source, "-o", folder / "out"]
+        words += ["--device", "cpu", "--model", model] + (["--steps", str(args.steps)] if args.steps else [])
+        start = time.perf_counter()
+        process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            sys.exit(f"the command failed with {os.waitstatus_to_exitcode(status)}")
+        # Processor time: what else runs on the machine does not count.
+        elapsed, seconds = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+        pixels, peak = width * height, usage.ru_maxrss / 1024
+        first = first or (pixels, seconds, peak)
+        ratio = seconds / pixels / (first[1] / first[0])
+        growth = (peak - first[2]) * 2**20 / (16 * (pixels - first[0])) if pixels > first[0] else float("nan")
+        print(
+            f"| {width}x{height} | {pixels} | {seconds:.0f} ({elapsed:.0f} on the clock) | {ratio:.2f} | {peak:.0f} "
+            f"| {peak - first[2]:.0f} | {growth:.0f} |",
+            flush=True,
+        )
+
+
+def restorer(args: argparse.Namespace, folder: Path, batch: int) -> upscale.Restorer:
+    """What the command makes of its default options."""
+    device = upscale.choose_device("auto")
+    net = iter_arch.load_pretrained(weights(args.model, folder)).to(device)
+    config = iter_arch.SamplingConfig(steps=args.steps or 8)
+    return upscale.Restorer(net, config, 0, upscale.choose_tile(None, net), batch, True)
+
+
+def compare(runs: dict, repeats: int) -> None:
+    """Seconds of every run, interleaved, and their ratios to the first."""
+    seconds = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    first = next(iter(medians.values()))
+    print("| run | seconds | ratio |\n|---|---|---|")
+    for name, value in medians.items():
+        print(f"| {name} | {value:.2f} | {value / first:.2f} |")
+
+
+def overlap(args: argparse.Namespace, folder: Path) -> None:
+    """A folder of photos, one after another and with reading and writing beside."""
+    jobs = []
+    for index in range(args.images):
+        source = photo(folder / f"{index}.png", args.width + index, args.width * 3 // 4)
+        jobs.append((source, folder / f"{index}_out.png"))
+    one = restorer(args, folder, 1)
+
+    def sequential() -> None:
+        for source, target in jobs:
+            write_image(target, one.restore([read_image(source)])[0])
+
+    compare({"one after another": sequential, "beside": lambda: upscale.restore_files(one, jobs)}, args.repeats)
+
+
+def batch(args: argparse.Namespace, folder: Path) -> None:
+    """An image of many tiles in batches of several sizes."""
+    source = read_image(photo(folder / "a.png", args.width * 2, args.width))
+    runs = {}
+    for size in args.batches:
+        one = restorer(args, folder, size)
+        runs[f"{size} tiles together"] = lambda one=one: one.restore([source])
+    pixels = [run()[0].rgb for run in runs.values()]
+    compare(runs, args.repeats)
+    print(f"largest difference of the results: {max(np.abs(p - pixels[0]).max() for p in pixels):.1e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=("sizes", "overlap", "batch"))
+    parser.add_argument("--model", default="iter_tiny_x4")
+    parser.add_argument("--steps", type=int, help="refinement steps")
+    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--width", type=int, default=240)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
+    print(f"{args.table}, {args.model}, {hardware}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        {"sizes": sizes, "overlap": overlap, "batch": batch}[args.table](args, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
