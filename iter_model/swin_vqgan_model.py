@@ -121,7 +121,12 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         with_gan = self.net_d is not None and current_iter >= self.train.net_d_start_iter
         if with_gan:
             self.net_d.requires_grad_(False)
-        with self.autocast(), self.synchronised(self.net_g, current_iter):
+        # net_d too: a forward here that announces an exchange would make the one below exchange its gradients.
+        with (
+            self.autocast(),
+            self.synchronised(self.net_g, current_iter),
+            self.synchronised(self.net_d, current_iter),
+        ):
             output = self.net_g(self.gt, quantize=quantize)
             scores = self.net_d(output.image) if with_gan else None
         image = output.image.float()
