@@ -42,6 +42,16 @@ def merge(windows: Tensor, shape: torch.Size, window: int) -> Tensor:
     return rearrange(windows, "(b h w) (i j) c -> b (h i) (w j) c", h=h, w=w, i=window)
 
 
+def attention_with_bias_gradient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attention (b * windows, heads, n, d) with a bias (1 or windows, heads, n, n), its softmax in float32.
+
+    On a CPU PyTorch's own falls back to twice the time where the bias needs a gradient.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    scores = (scores.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
+    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows: (b * windows, n, c) -> (b * windows, n, c)."""
 
@@ -65,10 +75,13 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         bw, n, c = x.shape
         query, key, value = self.qkv(x).view(bw, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = bias.to(query.dtype)
-        if bias.shape[0] not in (1, bw):
-            bias = bias.repeat(bw // bias.shape[0], 1, 1, 1)
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        if bias.requires_grad and x.device.type == "cpu":
+            y = attention_with_bias_gradient(query, key, value, bias)
+        else:
+            bias = bias.to(query.dtype)
+            if bias.shape[0] not in (1, bw):
+                bias = bias.repeat(bw // bias.shape[0], 1, 1, 1)
+            y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.proj(y.transpose(1, 2).reshape(bw, n, c))
 
 

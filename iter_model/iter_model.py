@@ -176,6 +176,8 @@ class ITERModel(ValidationMixin, TrainingMixin):
     def init_training_settings(self) -> None:
         for mistake in _missing_vqgan(self.opt["path"]):
             raise ValueError(mistake)
+        # The format of the fastest convs; the trained networks' GroupNorm has a slow backward in it.
+        self.iter.vqgan.to(memory_format=torch.channels_last)
         self.net_g = self.model_to_device(self.net_g)
         if self.train.ema_decay:
             # After DDP gave every rank the weights of rank 0; the frozen VQGAN is shared.
@@ -239,7 +241,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
     def optimize_parameters(self, current_iter: int) -> None:
         with self.autocast(), self.synchronised(self.net_g, current_iter):
             with torch.no_grad():
-                S_h = self.iter.vqgan.encode(self.gt).tokens
+                S_h = self.iter.vqgan.quantizer.tokens(self.iter.vqgan.latent(self.gt))
             m_t, alpha, uniform = self.draw_training_masks(S_h.shape)
             predicted = self.net_g(self.lq, S_h, m_t, alpha, uniform)
         good_l, good_r = predicted.S_l == S_h, predicted.S_r == S_h

@@ -53,7 +53,7 @@ class Switches:
 
     autocast: none or bf16; losses, softmax and quantiser distances stay float32.
     compile: torch.compile the trained networks.
-    channels_last: memory format of the networks.
+    channels_last: memory format of the trained networks; the discriminator and the frozen VQGAN always have it.
     accumulate: iterations whose gradients are averaged before the optimisers step.
     clip_grad_norm: largest norm of an optimiser's gradient; ~ for none.
     ema_decay: decay of the averaged weights that are validated and shipped; 0, no average.

@@ -92,7 +92,9 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         self.net_d = None
         if self.train.gan_opt:
             self.cri_gan = build_loss(self.train.gan_opt).to(self.device)
-            self.net_d = self.model_to_device(build_network(self.opt["network_d"]).to(memory_format=self.memory_format))
+            # Without GroupNorm, whose backward is slow in this format, a discriminator gains from it everywhere.
+            net_d = build_network(self.opt["network_d"]).to(memory_format=torch.channels_last)
+            self.net_d = self.model_to_device(net_d)
             if path.get("pretrain_network_d"):
                 self.load_into(self.get_bare_model(self.net_d), path["pretrain_network_d"], "params")
             self.net_d.train()

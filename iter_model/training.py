@@ -1,6 +1,7 @@
 """What the models of both stages share: precision and compilation, steps of the optimisers, loading of networks."""
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from basicsr_options import Network
 from basicsr_schema import read_section, section_mistakes
 from iter_arch.checkpoint import load_strictly, read_checkpoint
 from iter_model.options import RunOptions, Switches, TrainOptions, ValOptions, impossible_optimizers
+
+_IMPLEMENTATIONS = {"fused", "foreach", "differentiable", "capturable"}
 
 
 class TrainingMixin(BaseModel):
@@ -65,6 +68,9 @@ class TrainingMixin(BaseModel):
         """Optimiser of torch.optim from the section train.<name>, known to BasicSR for schedulers and resuming."""
         options = {key: value for key, value in self.opt["train"][name].items() if key != "type"}
         kind = getattr(torch.optim, self.opt["train"][name]["type"])
+        # One kernel for a whole step where there is one, unless the yml chooses another implementation.
+        if "fused" in inspect.signature(kind).parameters and not options.keys() & _IMPLEMENTATIONS:
+            options["fused"] = True
         optimizer = kind([p for p in parameters if p.requires_grad], **options)
         self.optimizers.append(optimizer)
         return optimizer
