@@ -18,9 +18,9 @@ def call(folder, *words):
     return result.returncode, result.stdout + result.stderr
 
 
-def torchrun(processes):
-    """The words that start basicsr in several processes, on a port that nobody uses."""
+def torchrun(processes, *program):
+    """The words that start basicsr, or another program, in several processes, on a port that nobody uses."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    return [TORCHRUN, f"--nproc_per_node={processes}", f"--master_port={port}", "--no-python", BASICSR]
+    return [TORCHRUN, f"--nproc_per_node={processes}", f"--master_port={port}", "--no-python", *(program or [BASICSR])]
