@@ -19,6 +19,7 @@ import random
 import re
 import signal
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -205,17 +206,24 @@ class SeededItems(torch.utils.data.Dataset):
             return self.dataset[index]
 
 
-def _outlives_first_signal(init):
+def _obeys_its_parent_alone(init):
     """Ctrl-C and a launcher's SIGTERM reach the workers too: the training's last iteration still needs them."""
 
     def init_worker(worker_id: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # The second ends it: PyTorch ends a worker that hangs by this signal.
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+        if hasattr(signal, "sigwaitinfo"):  # not on macOS
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            threading.Thread(target=_wait_for_parents_signal, args=(os.getppid(),), daemon=True).start()
         if init is not None:
             init(worker_id)
 
     return init_worker
+
+
+def _wait_for_parents_signal(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)  # as the handler of PyTorch that this takes the place of
 
 
 def seeded_loader(build):
@@ -231,7 +239,7 @@ def seeded_loader(build):
             get_root_logger().info("prefetch_mode: cpu without workers is not reproducible: items load in line.")
         loader = build(SeededItems(dataset), dataset_opt, *args, **kwargs)
         loader.generator = torch.Generator()
-        loader.worker_init_fn = _outlives_first_signal(loader.worker_init_fn)
+        loader.worker_init_fn = _obeys_its_parent_alone(loader.worker_init_fn)
         return loader
 
     return build_dataloader

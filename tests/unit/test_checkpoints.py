@@ -4,6 +4,8 @@ import builtins
 import os
 import random
 import signal
+import subprocess
+import time
 
 import basicsr.train
 import numpy as np
@@ -298,3 +300,25 @@ def test_what_is_ignored_stays_ignored():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Slow(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index_and_seed):
+        time.sleep(0.5)
+        return os.getpid()
+
+
+def test_a_worker_obeys_signals_of_its_parent_alone():
+    loader = basicsr_checkpoints.seeded_loader(lambda dataset, opt: torch.utils.data.DataLoader(Slow(), num_workers=1))
+    items = iter(loader(Slow(), {"phase": "train", "num_worker_per_gpu": 1}))
+    worker = next(items).item()
+    for number in ("TERM", "INT"):
+        subprocess.run(["kill", f"-{number}", str(worker)], check=True)
+    assert next(items).item() == worker
+    process = items._workers[0]
+    process.terminate()
+    process.join(timeout=30)
+    assert process.exitcode == 0
