@@ -11,7 +11,7 @@ from basicsr_schema import OptionsOf
 from iter_arch.lq_encoder_arch import LQEncoder
 from iter_arch.sampling import OnStep, Pieces, SamplingConfig, make_generators, sample
 from iter_arch.swin_vqgan_arch import SwinVQGAN
-from iter_arch.tiling import Tile, blend, cores, make_tiles, pad_to_multiple, run_tiles
+from iter_arch.tiling import Where, blend, blend_strips, make_tiles, pad_to_multiple, run_tiles
 from iter_arch.token_arch import TokenEvaluator, TokenRefiner
 
 
@@ -119,8 +119,8 @@ class ITER(nn.Module):
 
         b = lq.shape[0]
 
-        def run(network: Callable[..., Tensor], *maps: Tensor, factor: int = 1) -> Iterator[tuple[Tile, slice, Tensor]]:
-            return run_tiles(network, tiles, *maps, batch=batch or b, factor=factor)
+        def run(network: Callable[..., Tensor], *maps: Tensor, factor: int = 1) -> Iterator[tuple[Where, Tensor]]:
+            return blend_strips(run_tiles(network, tiles, *maps, batch=batch or b, factor=factor), tiles, len(maps[0]))
 
         # The same for all tiles; the rest of a context is a look-up, cheaper to repeat than to hold for every tile.
         biases = {net: net.swin.biases(min(side, h), min(side, w)) for net in (self.evaluator, self.refiner)}
@@ -132,21 +132,22 @@ class ITER(nn.Module):
             return self.refiner.logits(S_t, m_t, self.refiner.context(S_l, m_l, biases[self.refiner]))
 
         S_l = torch.empty(b, h, w, dtype=torch.int64, device=lq.device)
-        for where, logits in cores(run(self.lq_encoder, padded, factor=unit)):
+        for where, logits in run(self.lq_encoder, padded, factor=unit):
             S_l[where] = logits.argmax(1)
         good = torch.empty_like(S_l, dtype=torch.bool)
-        for where, logits in cores(run(judge, S_l, S_l)):
+        for where, logits in run(judge, S_l, S_l):
             good[where] = logits.float().softmax(1)[:, 1] >= config.alpha
 
         def refine(tokens: Tensor, mask: Tensor, rows: Tensor) -> Pieces:
-            return cores(run(predict, tokens, mask, S_l[rows], good[rows]))
+            return run(predict, tokens, mask, S_l[rows], good[rows])
 
         def evaluate(tokens: Tensor, rows: Tensor) -> Pieces:
-            return cores(run(judge, tokens, S_l[rows]))
+            return run(judge, tokens, S_l[rows])
 
         generators = make_generators(seed, b, lq.device)
         tokens, start_step = sample(refine, evaluate, S_l, good, config=config, generators=generators, on_step=on_step)
-        image = blend(run(self.vqgan.decode, tokens), tiles, b, factor=self.vqgan.factor)
+        pieces = run_tiles(self.vqgan.decode, tiles, tokens, batch=batch or b)
+        image = blend(pieces, tiles, b, factor=self.vqgan.factor)
         return Restored(image[..., :height, :width].to(lq.dtype), tokens, start_step)
 
     def _tile_tokens(self, tile: int | None, overlap: int | None, unit: int, h: int, w: int) -> tuple[int, int]:

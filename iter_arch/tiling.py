@@ -1,8 +1,8 @@
 """Padding rule and tiled evaluation of networks, so that memory is set by the tile and not by the image.
 
 The iterations of Algorithm 2 run on the token map of the whole image, which is small; only the networks run tile by
-tile. Every position has one token, drawn once, from the tile in which it lies deepest, and quotas are those of the
-whole image: tiles cannot disagree. The decoded tiles are blended over their overlap.
+tile, and their outputs are blended over the overlap, one row of tiles after the other. Every position therefore has one
+token, drawn once, and quotas are those of the whole image: tiles cannot disagree.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,16 +12,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Where = tuple[slice, slice, slice]
+# Tokens whose outputs are handed on together, in rows of the grid.
+STRIP_ROWS = 8
+
+Where = tuple[slice, ...]
 
 
 class Span(NamedTuple):
-    """What a tile covers of an axis, [start, stop), and what of it no other tile serves better, [first, last)."""
+    """What a tile covers of an axis, [start, stop)."""
 
     start: int
     stop: int
-    first: int
-    last: int
 
 
 class Tile(NamedTuple):
@@ -34,12 +35,6 @@ class Tile(NamedTuple):
         """The part of x (..., factor * h, factor * w) that the tile covers."""
         rows = slice(factor * self.rows.start, factor * self.rows.stop)
         columns = slice(factor * self.columns.start, factor * self.columns.stop)
-        return x[..., rows, columns]
-
-    def core(self, x: Tensor) -> Tensor:
-        """The part of x (..., rows, columns), which the tile covers, for which it is the best one."""
-        rows = slice(self.rows.first - self.rows.start, self.rows.last - self.rows.start)
-        columns = slice(self.columns.first - self.columns.start, self.columns.last - self.columns.start)
         return x[..., rows, columns]
 
 
@@ -63,10 +58,8 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
     if not 0 <= overlap < tile:
         raise ValueError(f"overlap={overlap} must be in [0, tile={tile})")
     tile = min(tile, length)
-    starts = [*range(0, length - tile, tile - overlap), length - tile]
-    # Two neighbours meet in the middle of what they share.
-    cuts = [0, *((a + tile + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), length]
-    return [Span(start, start + tile, *cuts[i : i + 2]) for i, start in enumerate(starts)]
+    starts = [*range(0, length - tile, max(1, tile - overlap)), length - tile]
+    return [Span(start, start + tile) for start in starts]
 
 
 def make_tiles(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
@@ -99,14 +92,7 @@ def run_tiles(
             yield tile, images, output
 
 
-def cores(pieces: Iterator[tuple[Tile, slice, Tensor]]) -> Iterator[tuple[Where, Tensor]]:
-    """Of every piece of `run_tiles` on the token grid the part that counts: (index into (b, h, w), output there)."""
-    for tile, images, output in pieces:
-        where = images, slice(tile.rows.first, tile.rows.last), slice(tile.columns.first, tile.columns.last)
-        yield where, tile.core(output)
-
-
-def feather(axis: list[Span], factor: int) -> dict[Span, Tensor]:
+def feather(axis: list[Span], factor: int, device: torch.device) -> dict[Span, Tensor]:
     """Weight of every pixel of every span of an axis, (factor * size,) in [0, 1]; those of a pixel sum to 1."""
     middles = [(a.stop + b.start) / 2 for a, b in zip(axis, axis[1:], strict=False)]
     width = min((a.stop - b.start for a, b in zip(axis, axis[1:], strict=False)), default=0)
@@ -117,30 +103,62 @@ def feather(axis: list[Span], factor: int) -> dict[Span, Tensor]:
 
     weights = {}
     for span, left, right in zip(axis, [None, *middles], [*middles, None], strict=True):
-        x = torch.arange(factor * span.start, factor * span.stop) + 0.5
+        x = torch.arange(factor * span.start, factor * span.stop, device=device) + 0.5
         weight = torch.ones_like(x) if left is None else rise(x, left)
         weights[span] = weight if right is None else weight - rise(x, right)
     return weights
 
 
-def blend(pieces: Iterator[tuple[Tile, slice, Tensor]], tiles: list[Tile], images: int, *, factor: int = 1) -> Tensor:
-    """Pieces of `run_tiles` -> (images, c, factor * h, factor * w) float32, going over gradually between tiles.
+def blend_strips(
+    pieces: Iterator[tuple[Tile, slice, Tensor]], tiles: list[Tile], images: int, *, factor: int = 1
+) -> Iterator[tuple[Where, Tensor]]:
+    """Blend pieces of `run_tiles`, handing on rows as soon as no other tile adds to them.
 
-    factor: output pixels a token.
+    Args:
+        images: b, the number of images.
+        factor: output pixels a token.
+
+    Yields:
+        (where, output): where is an index into maps (b, factor * h, factor * w), output (images, c, rows, columns)
+        there, float32 if there are several tiles. No more than one row of tiles is held at a time.
     """
-    height, width = tiles[-1].rows.stop, tiles[-1].columns.stop
-    weights = {
-        span: weight
-        for axis in ({tile.rows: None for tile in tiles}, {tile.columns: None for tile in tiles})
-        for span, weight in feather(list(axis), factor).items()
-    }
-    total: Tensor | None = None
+    if len(tiles) == 1:
+        for _, where, output in pieces:
+            yield (where,), output
+        return
+    width = factor * tiles[-1].columns.stop
+    band, top = None, 0
+
+    def finished(stop: int) -> Iterator[tuple[Where, Tensor]]:
+        for first in range(top, stop, STRIP_ROWS * factor):
+            last = min(first + STRIP_ROWS * factor, stop)
+            yield (slice(None), slice(first, last)), band[:, :, first - top : last - top]
+
     for tile, where, output in pieces:
+        start = factor * tile.rows.start
+        if band is None:
+            band = output.new_zeros(images, output.shape[1], output.shape[2], width, dtype=torch.float32)
+            rows = feather(list(dict.fromkeys(tile.rows for tile in tiles)), factor, output.device)
+            columns = feather(list(dict.fromkeys(tile.columns for tile in tiles)), factor, output.device)
+        elif start > top:
+            yield from finished(start)
+            band = torch.cat([band[:, :, start - top :], torch.zeros_like(band[:, :, : start - top])], 2)
+            top = start
+        weight = rows[tile.rows][:, None] * columns[tile.columns]
+        span = slice(factor * tile.columns.start, factor * tile.columns.stop)
+        band[where, :, :, span].addcmul_(output.float(), weight)
+    yield from finished(factor * tiles[-1].rows.stop)
+
+
+def blend(pieces: Iterator[tuple[Tile, slice, Tensor]], tiles: list[Tile], images: int, *, factor: int = 1) -> Tensor:
+    """`blend_strips` put together: (images, c, factor * h, factor * w)."""
+    total: Tensor | None = None
+    for where, output in blend_strips(pieces, tiles, images, factor=factor):
         if len(tiles) == 1 and len(output) == images:
             return output
         if total is None:
-            size = images, output.shape[1], factor * height, factor * width
-            total = output.new_zeros(size, dtype=torch.float32)
-        weight = weights[tile.rows][:, None] * weights[tile.columns]
-        tile.crop(total[where], factor).addcmul_(output.float(), weight.to(output.device))
+            height, width = factor * tiles[-1].rows.stop, factor * tiles[-1].columns.stop
+            total = output.new_empty(images, output.shape[1], height, width)
+        # The channels stand between the images and the rows.
+        total.movedim(1, -1)[where] = output.movedim(1, -1)
     return total

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from iter_arch.color import match_color
-from iter_arch.tiling import blend, cores, make_tiles, pad_to_multiple, run_tiles
+from iter_arch.tiling import STRIP_ROWS, blend, blend_strips, make_tiles, pad_to_multiple, run_tiles
 
 
 def test_nothing_is_added_to_what_fits():
@@ -29,42 +29,51 @@ GRIDS = [(8, 8, 8, 2), (24, 40, 16, 4), (17, 64, 16, 0), (41, 50, 16, 5), (40, 5
 
 
 @pytest.mark.parametrize(("height", "width", "tile", "overlap"), GRIDS)
-def test_tiles_cover_everything_overlap_and_share_out_every_position_once(height, width, tile, overlap):
+def test_tiles_cover_everything_and_overlap(height, width, tile, overlap):
     tiles = make_tiles(height, width, tile, overlap)
-    covered, owned = torch.zeros(height, width), torch.zeros(height, width)
+    covered = torch.zeros(height, width)
     for part in tiles:
         assert max(part.crop(covered).shape) <= tile
         part.crop(covered).add_(1)
-        part.core(part.crop(owned)).add_(1)
-    assert covered.min() == 1 and (owned == 1).all()
+    assert covered.min() == 1
     tops = sorted({part.rows.start for part in tiles})
     assert all(top + tile - following >= overlap for top, following in zip(tops, tops[1:], strict=False))
-
-
-def test_a_position_belongs_to_the_tile_in_which_it_lies_deepest():
-    first, second = make_tiles(16, 24, 16, 8)
-    assert (first.columns.last, second.columns.first) == (12, 12)
-    assert (first.rows.first, first.rows.last) == (0, 16)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 100])
 @pytest.mark.parametrize(("height", "width", "tile", "overlap"), GRIDS)
 def test_pieces_of_maps_put_together_are_the_maps(height, width, tile, overlap, batch):
-    """Whatever goes through together, tiles of one image or images of one tile; blending and cores alike."""
+    """Whatever goes through together, tiles of one image or images of one tile."""
     tiles = make_tiles(height, width, tile, overlap)
-    grid, picture = torch.rand(3, height, width), torch.rand(3, 2, 2 * height, 2 * width)
-    sizes = []
+    grid, picture = torch.rand(3, 1, height, width), torch.rand(3, 2, 2 * height, 2 * width)
+    sizes, met = [], torch.zeros(3, height, width)
 
     def network(x):
         sizes.append(len(x))
         return x
 
-    whole = torch.full_like(grid, -1)
-    for where, piece in cores(run_tiles(network, tiles, grid, batch=batch)):
-        whole[where] = piece
-    assert torch.equal(whole, grid)
+    whole = torch.full((3, height, width), -1.0)
+    for where, strip in blend_strips(run_tiles(network, tiles, grid, batch=batch), tiles, 3):
+        whole[where] = strip[:, 0]
+        met[where] += 1
+        assert len(tiles) == 1 or strip.shape[2] <= STRIP_ROWS
+    assert torch.allclose(whole, grid[:, 0]) and (met == 1).all()
     assert torch.allclose(blend(run_tiles(network, tiles, picture, batch=batch, factor=2), tiles, 3, factor=2), picture)
     assert sum(sizes) == 2 * 3 * len(tiles) and max(sizes) == min(batch, 3 * len(tiles))
+
+
+def test_rows_are_handed_on_as_soon_as_no_other_tile_adds_to_them():
+    tiles = make_tiles(96, 16, 32, 8)
+    begun = 0
+
+    def network(x):
+        nonlocal begun
+        begun += 1
+        return x
+
+    for where, _ in blend_strips(run_tiles(network, tiles, torch.rand(1, 1, 96, 16), batch=1), tiles, 1):
+        assert where[1].start >= tiles[begun - 2].rows.start
+    assert begun == len(tiles)
 
 
 def test_blending_goes_over_gradually_from_one_tile_to_the_next():
