@@ -7,7 +7,7 @@
 Weights are random. A row is NETWORK/PRECISION: rrdb and swinir are BasicSR's (bf16: under autocast), iter and released
 are ITER at the paper's and at the authors' released size with all 8 steps, iter@2 the same from an adaptive start at
 step 2, plain and plain-released `benchmarks/plain.py`. The environment variable gives PyTorch's CPU allocator large
-pages, as `basicsr upscale` does; it applies to all rows alike.
+pages, for all rows alike.
 """
 
 import argparse

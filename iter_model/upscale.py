@@ -22,6 +22,7 @@ from tqdm import tqdm
 from basicsr_compat import printable
 from iter_arch import ITER, SamplingConfig, load_pretrained
 from iter_arch.color import match_color_
+from iter_arch.precision import PRECISIONS, choose_dtype
 from iter_arch.released import tuned_sampling
 from iter_model.image_io import Photo, UnreadableImageError, is_image, read_image, write_image
 
@@ -100,6 +101,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto: cuda where there is one (default: auto)",
     )
     parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of the networks; auto: bf16 where the device computes in it, about twice as fast (default: auto)",
+    )
+    parser.add_argument(
         "--no-color-correction",
         dest="color_correction",
         action="store_false",
@@ -146,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
             sampling_config(args, SamplingConfig())  # a mistake shows before the model is loaded or downloaded
             jobs = plan(args.input, args.output)
             device = choose_device(args.device)
-            net = load_pretrained(args.model).to(device)
+            net = load_pretrained(args.model).to(device, choose_dtype(args.precision, device))
             config = sampling_config(args, tuned_sampling(getattr(net, "config", {})))
             tile = choose_tile(args.tile, net)
             batch = choose_batch(args.batch, net, tile, device)

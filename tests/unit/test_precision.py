@@ -2,12 +2,15 @@
 
 import copy
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from small_networks import RELEASED_FORM, photo, small_iter
 
 from iter_arch import SamplingConfig
 from iter_arch.precision import choose_dtype, has_bf16
+from iter_model import cli, upscale
 
 CPU = torch.device("cpu")
 
@@ -56,3 +59,14 @@ def test_a_named_precision_is_obeyed_and_another_refused():
     assert choose_dtype("bf16", CPU) == torch.bfloat16 and choose_dtype("float32", CPU) == torch.float32
     with pytest.raises(ValueError, match="precision='fp16' must be one of auto, bf16, float32"):
         choose_dtype("fp16", CPU)
+
+
+@pytest.mark.parametrize(("given", "expected"), [("bf16", torch.bfloat16), ("float32", torch.float32)])
+def test_upscale_computes_in_the_precision_it_is_told(monkeypatch, tmp_path, given, expected):
+    net = small_iter()
+    monkeypatch.setattr(upscale, "load_pretrained", lambda name: net)
+    photo_path = tmp_path / "a.png"
+    cv2.imwrite(str(photo_path), np.zeros((20, 24, 3), np.uint8))
+    assert cli.main(["upscale", "-i", str(photo_path), "-o", str(tmp_path / "out"), "--precision", given]) == 0
+    assert {parameter.dtype for parameter in net.parameters()} == {expected}
+    assert cv2.imread(str(tmp_path / "out" / "a.png")).shape == (80, 96, 3)
