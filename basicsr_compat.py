@@ -243,7 +243,11 @@ def init_dist(launcher: str, backend: str = "nccl", **kwargs) -> None:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     else:
         backend = "gloo"
-    torch.distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=settings.timeout))
+    timeout = datetime.timedelta(seconds=settings.timeout)
+    store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=timeout))
+    # After a restart by torchrun the store still has the addresses of the processes that died.
+    store = torch.distributed.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def _translate_slurm(port: int | None) -> None:

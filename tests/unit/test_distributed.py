@@ -25,6 +25,8 @@ def slurm(monkeypatch, tmp_path):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     groups = []
+    meeting = iter([(torch.distributed.HashStore(), 3, 4)] * 9)
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url, timeout: meeting)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **settings: groups.append(settings))
 
     def join(**settings):
