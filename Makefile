@@ -1,5 +1,6 @@
 # make demo    restore the sample photos          make test    lint and test
 # The first call makes .venv and installs everything into it; it needs Python 3.10 to 3.12, and nothing else.
+# make test PYTEST=--slow    the long tests too
 # PYTHON=python3.12 chooses the interpreter. PyTorch comes from PyPI unless that interpreter already has it; another
 # build of it: PIP_INDEX_URL=https://download.pytorch.org/whl/cpu .venv/bin/pip install torch torchvision  beforehand.
 
@@ -17,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/basicsr test -opt options/test_iter.yml
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
