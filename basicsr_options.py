@@ -119,9 +119,8 @@ def _read_yml(path: str) -> dict:
         raise FileNotFoundError(f"-opt {path}: there is no such file (looked from {os.getcwd()})") from None
     except OSError as error:
         raise FileNotFoundError(f"-opt {path} cannot be read: {error.strerror}") from None
-    # A date that does not exist is a ValueError of the loader, as are bytes that are no text.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"-opt {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except Exception as error:  # besides YAMLError, whatever a tag raises of a text that it does not fit: !!bool maybe
+        raise ValueError(f"-opt {path} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(opt, dict):
         raise ValueError(f"-opt {path} must hold options as `key: value`, it holds {type(opt).__name__}")
     _refuse_endless(opt, path)
@@ -195,7 +194,7 @@ def _force(opt: dict, entry: str) -> None:
     text = text.strip()
     try:
         section[keys[-1]] = None if text.lower() == "none" else yaml.load(text, Loader=_OptionLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # as in _read_yml
         raise ValueError(f"--force_yml {entry!r}: the value is not valid YAML: {_one_line(error)}") from None
 
 

@@ -252,7 +252,19 @@ def test_a_missing_option_file_is_named(parse, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "- a\n- b", "a: [", "just words", "a: 2020-13-45", "a: \0", "a: &x [*x]", "a: " + "[" * 60 + "]" * 60]
+    "text",
+    [
+        "",
+        "- a\n- b",
+        "a: [",
+        "just words",
+        "a: 2020-13-45",
+        "a: !!timestamp x",
+        "a: !!bool maybe",
+        "a: \0",
+        "a: &x [*x]",
+        "a: " + "[" * 60 + "]" * 60,
+    ],
 )
 def test_a_file_that_holds_no_options_is_refused(parse, text):
     with pytest.raises(ValueError, match=r"-opt x\.yml"):
