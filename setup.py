@@ -45,6 +45,7 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "benchmarks": ["matplotlib"],
         "spandrel": ["spandrel>=0.4"],
         "test": ["hypothesis", "pytest", "ruff", "scikit-image", "spandrel>=0.4"],
     },
