@@ -275,14 +275,22 @@ def test_seeds_depend_on_every_number():
 # ------------------------------------------------------------------------------------------- signals
 
 
+@pytest.fixture
+def obeyed():
+    """SIGINT, which a shell has its background jobs ignore, is as Python has it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_first_iteration_is_an_exception(number):
+def test_a_signal_before_the_first_iteration_is_an_exception(number, obeyed):
     with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
         with basicsr_checkpoints.orderly_stops():
             signal.raise_signal(number)
 
 
-def test_a_second_signal_is_not_waited_for_and_handlers_are_put_back():
+def test_a_second_signal_is_not_waited_for_and_handlers_are_put_back(obeyed):
     before = signal.getsignal(signal.SIGTERM)
     with basicsr_checkpoints.orderly_stops() as run:
         run.iteration = 3
