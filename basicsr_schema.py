@@ -82,13 +82,17 @@ def nearest(word: object, known: Collection[object]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = 200  # a path is of use only whole
+
+
 def shown(value: object) -> str:
     """A value as errors show it: repr on one line, not longer than a line can be."""
     try:
-        text = " ".join(reprlib.repr(value).split())
+        text = " ".join(_REPR.repr(value).split())
     except ValueError:  # Python refuses to write out a whole number of more than 4300 digits
         return "a number of thousands of digits"
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def shown_key(key: object) -> str:

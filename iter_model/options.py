@@ -51,7 +51,7 @@ Scheduler = Annotated[
 class Switches:
     """How networks are trained.
 
-    autocast: none or bf16; losses, softmax and quantiser distances stay float32.
+    autocast: none (or ~) or bf16; losses, softmax and quantiser distances stay float32.
     compile: torch.compile the trained networks.
     channels_last: memory format of the trained networks; the discriminator and the frozen VQGAN always have it.
     accumulate: iterations whose gradients are averaged before the optimisers step.
@@ -59,7 +59,7 @@ class Switches:
     ema_decay: decay of the averaged weights that are validated and shipped; 0, no average.
     """
 
-    autocast: Literal["none", "bf16"] = "none"
+    autocast: Literal["none", "bf16"] | None = None
     compile: bool = False
     channels_last: bool = False
     accumulate: Count = 1

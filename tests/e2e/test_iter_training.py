@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     for index in range(3):
         image = cv2.GaussianBlur(rng.integers(0, 256, (120, 136, 3), dtype=np.uint8), (9, 9), 0)
         cv2.imwrite(str(folder / f"photos/{index}.png"), cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX))
-    for name in ("train_swin_vqgan_tiny", "train_iter_tiny", "test_iter"):
+    for name in ("train_swin_vqgan_tiny", "train_swin_vqgan_tiny_decoder", "train_iter_tiny", "test_iter"):
         small(name, folder)
     return folder
 
@@ -64,8 +64,10 @@ def vqgan(folder):
 def trained(folder, vqgan):
     """What stages II and III printed in one process; their checkpoints are in the folder."""
     words = ["train:total_iter=12", "train:warmup_iter=-1", "train:optim_g:lr=3e-3"]
-    code, output = call(folder, BASICSR, "train", "-opt", "train_iter_tiny.yml", "--force_yml", *words)
-    assert code == 0, output
+    decoder = ("train", "-opt", "train_swin_vqgan_tiny_decoder.yml", "--force_yml", "train:total_iter=2")
+    for command in (decoder, ("train", "-opt", "train_iter_tiny.yml", "--force_yml", *words)):
+        code, output = call(folder, BASICSR, *command)
+        assert code == 0, output
     return output
 
 
