@@ -78,9 +78,8 @@ def read_checkpoint(path: str | os.PathLike):
         raise FileNotFoundError(f"checkpoint {os.fspath(path)!r}: there is no such file (looked from {os.getcwd()})")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # what the loaders of PyTorch and safetensors raise on arbitrary bytes has no common base
+    # What the loaders of PyTorch and safetensors raise on arbitrary bytes has no common base.
+    except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"checkpoint {os.fspath(path)!r} cannot be read: it is truncated, no checkpoint, or holds more than "

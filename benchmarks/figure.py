@@ -15,25 +15,25 @@ import iter_arch
 from iter_arch.released import tuned_sampling
 
 
+def decode_masked(net: iter_arch.ITER, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """tokens (1, h, w) int64, mask (1, h, w) bool, True = kept -> picture (3, 8h, 8w), dark where masked."""
+    image = net.vqgan.decode(tokens)
+    kept = F.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
+    return (image * (0.2 + 0.8 * kept))[0]
+
+
 def panels(net: iter_arch.ITER, lq: torch.Tensor, config: iter_arch.SamplingConfig) -> list[tuple[str, torch.Tensor]]:
     """(title, picture (3, H, W) in [0, 1]) from LQ to result."""
     steps = []
     result = net.restore(lq, config=config, on_step=lambda *state: steps.append(state))
     height, width = result.image.shape[-2:]
 
-    def decode(tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        image = net.vqgan.decode(tokens)
-        if mask is not None:
-            kept = F.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
-            image = image * (0.2 + 0.8 * kept)
-        return image[0, :, :height, :width]
-
     before = net.restore(lq, config=iter_arch.SamplingConfig(steps=1, alpha=0.0))
     pictures = [
         ("LQ", F.interpolate(lq, (height, width), mode="bicubic")[0].clamp(0, 1)),
         ("before refinement", before.image[0]),
     ]
-    pictures += [(f"t = {t}", decode(tokens, mask)) for t, tokens, mask in steps[:-1]]
+    pictures += [(f"t = {t}", decode_masked(net, tokens, mask)[:, :height, :width]) for t, tokens, mask in steps[:-1]]
     return [*pictures, ("result", iter_arch.color.match_color(result.image, lq)[0])]
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
 from basicsr.utils import imwrite, tensor2img
+from figure import decode_masked
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -196,9 +197,7 @@ class Study:
 
         def on_step(t: int, tokens: Tensor, mask: Tensor) -> None:
             if t % 2:
-                image = self.net.vqgan.decode(tokens)
-                kept = F.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
-                states.append((image * (0.2 + 0.8 * kept))[0])
+                states.append(decode_masked(self.net, tokens, mask))
 
         result = self.net.restore(photo.lq, config=config, on_step=on_step)
         height, width = result.image.shape[-2:]
@@ -268,8 +267,10 @@ def main() -> None:
     net = iter_arch.load_pretrained(args.model)
     args.output.mkdir(parents=True, exist_ok=True)
     print(f"{args.model}, {tuned_sampling(net.config)}, seed {args.seed}")
-    sets = [Path(args.gt).name] if args.gt else []
-    studies = [Study(net, degraded(args.gt, net.scale, args.seed)[: args.limit], name, args.output) for name in sets]
+    studies = []
+    if args.gt:
+        photos = degraded(args.gt, net.scale, args.seed)[: args.limit]
+        studies.append(Study(net, photos, Path(args.gt).name, args.output))
     if args.real:
         studies.append(Study(net, real(args.real)[: args.limit], Path(args.real).name, args.output))
     with torch.no_grad():

@@ -60,3 +60,29 @@ def iter_model_of(tmp_path, vqgan=None, seed=0, **train):
     opt["path"]["pretrain_network_vqgan"] = str(vqgan)
     torch.manual_seed(seed)
     return build_model(opt)
+
+
+def sr_options(folder, **changes) -> dict:
+    """Options of a small SRModel of BasicSR's, as parse_options completes them."""
+    return {
+        "name": "small",
+        "model_type": "SRModel",
+        "num_gpu": 0,
+        "dist": False,
+        "rank": 0,
+        "world_size": 1,
+        "is_train": True,
+        "auto_resume": False,
+        "root_path": str(folder),
+        "manual_seed": 0,
+        "network_g": {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2},
+        "path": {"models": str(folder), "training_states": str(folder), "visualization": str(folder / "visual")},
+        "train": {
+            "total_iter": 4,
+            "optim_g": {"type": "Adam", "lr": 0.01},
+            "scheduler": {"type": "MultiStepLR", "milestones": [2]},
+            "pixel_opt": {"type": "L1Loss"},
+        },
+        "val": {"suffix": None, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
+        **changes,
+    }

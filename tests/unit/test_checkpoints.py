@@ -12,35 +12,16 @@ import numpy as np
 import pytest
 import torch
 from basicsr.models.sr_model import SRModel
+from small_models import sr_options
 
 import basicsr_checkpoints
 from basicsr_checkpoints import ResumableSampler, SeededItems, atomic_save, derive_seed, load_resume_state
 
 
 def options(folder, **changes):
-    """Options of a small SRModel, as parse_options completes them."""
-    return {
-        "name": "small",
-        "model_type": "SRModel",
-        "num_gpu": 0,
-        "dist": False,
-        "rank": 0,
-        "world_size": 1,
-        "is_train": True,
-        "auto_resume": False,
-        "manual_seed": 0,
-        "network_g": {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2},
-        "path": {"models": str(folder), "training_states": str(folder)},
-        "logger": {"keep_last": None},
-        "train": {
-            "total_iter": 4,
-            "optim_g": {"type": "Adam", "lr": 0.01},
-            "scheduler": {"type": "MultiStepLR", "milestones": [2]},
-            "pixel_opt": {"type": "L1Loss"},
-        },
-        "val": {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}, "key_metric": "psnr"},
-        **changes,
-    }
+    """Those of a small SRModel whose best weights are kept."""
+    val = {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}, "key_metric": "psnr"}
+    return sr_options(folder, **{"logger": {"keep_last": None}, "val": val, **changes})
 
 
 @pytest.fixture

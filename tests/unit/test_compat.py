@@ -25,39 +25,14 @@ from basicsr.utils import dist_util, img_process_util, misc, options
 from basicsr.utils.diffjpeg import DiffJPEG
 from basicsr.utils.logger import MessageLogger
 from basicsr.utils.registry import MODEL_REGISTRY, Registry
+from small_models import sr_options
 
 import basicsr_compat
 
 
-def model_options(folder, **changes):
-    """Options of a small SRModel, as parse_options completes them."""
-    return {
-        "name": "small",
-        "model_type": "SRModel",
-        "num_gpu": 0,
-        "dist": False,
-        "rank": 0,
-        "world_size": 1,
-        "is_train": True,
-        "auto_resume": False,
-        "root_path": str(folder),
-        "manual_seed": 0,
-        "network_g": {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2},
-        "path": {"models": str(folder), "training_states": str(folder), "visualization": str(folder / "visual")},
-        "train": {
-            "total_iter": 4,
-            "optim_g": {"type": "Adam", "lr": 0.01},
-            "scheduler": {"type": "MultiStepLR", "milestones": [2]},
-            "pixel_opt": {"type": "L1Loss"},
-        },
-        "val": {"suffix": None, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
-        **changes,
-    }
-
-
 @pytest.fixture
 def model(tmp_path):
-    return SRModel(model_options(tmp_path))
+    return SRModel(sr_options(tmp_path))
 
 
 def weights(net):
@@ -154,7 +129,7 @@ def test_a_process_group_and_its_models_run_on_a_cpu(one_process_group, tmp_path
     assert torch.distributed.get_backend() == "gloo"
     assert torch.multiprocessing.get_start_method(allow_none=True) == start_method
 
-    model = SRModel(model_options(tmp_path, dist=True))
+    model = SRModel(sr_options(tmp_path, dist=True))
     assert isinstance(model.net_g, torch.nn.parallel.DistributedDataParallel)
     model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
     model.optimize_parameters(1)
@@ -222,9 +197,9 @@ def test_a_run_that_fails_after_its_first_iteration_keeps_its_own_folder(good_ru
 
 def test_a_test_has_begun_when_it_has_its_model_and_a_training_has_not(tmp_path, monkeypatch):
     monkeypatch.setattr(basicsr_compat._start, "begun", False)
-    basicsr.train.build_model(model_options(tmp_path))
+    basicsr.train.build_model(sr_options(tmp_path))
     assert not basicsr_compat.run_has_begun()
-    basicsr.test.build_model(model_options(tmp_path, is_train=False))
+    basicsr.test.build_model(sr_options(tmp_path, is_train=False))
     assert basicsr_compat.run_has_begun()
 
 
@@ -371,7 +346,7 @@ class Images(torch.utils.data.Dataset):
 
 
 def test_validation_carries_the_number_of_the_last_iteration_and_runs_once(tmp_path):
-    model = basicsr.train.build_model(model_options(tmp_path))
+    model = basicsr.train.build_model(sr_options(tmp_path))
     logged = []
     tb_logger = SimpleNamespace(add_scalar=lambda name, value, iteration: logged.append(iteration))
     loader = torch.utils.data.DataLoader(Images(with_gt=True))
@@ -381,7 +356,7 @@ def test_validation_carries_the_number_of_the_last_iteration_and_runs_once(tmp_p
 
 
 def test_validation_does_not_measure_against_a_training_batch(tmp_path):
-    model = basicsr.train.build_model(model_options(tmp_path))
+    model = basicsr.train.build_model(sr_options(tmp_path))
     model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
     with pytest.raises(ValueError, match="calculate_psnr compares with the ground truth"):
         model.validation(torch.utils.data.DataLoader(Images(with_gt=False)), 2, None)
@@ -419,7 +394,7 @@ def test_realesrgan_degrades_on_a_cpu(tmp_path, name, monkeypatch):
 
     monkeypatch.setattr(torch.nn.Module, "cuda", no_cuda)
     monkeypatch.setattr(torch.Tensor, "cuda", no_cuda)
-    opt = model_options(tmp_path, model_type=name, scale=2, queue_size=4, gt_size=32, l1_gt_usm=True)
+    opt = sr_options(tmp_path, model_type=name, scale=2, queue_size=4, gt_size=32, l1_gt_usm=True)
     opt["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 2}
     opt["train"].update(
         gan_opt={"type": "GANLoss", "gan_type": "vanilla", "real_label_val": 1.0, "fake_label_val": 0.0}
