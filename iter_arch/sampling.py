@@ -164,11 +164,14 @@ def sample(
         starts = [config.steps] * b
         mask = torch.zeros_like(good)
     halton = halton_scores(h, w, tokens.device) if config.selection == "halton" else None
+    # Nothing in the loop waits for the device: the images of every step are a part of one index.
+    order = sorted(range(b), key=lambda i: -starts[i])
+    index, start_steps = torch.tensor([order, starts], device=tokens.device)
     for t in range(max(starts), 0, -1):
         if on_step is not None:
             on_step(t, tokens, mask)
-        active = [i for i, start in enumerate(starts) if start >= t]
-        rows = torch.tensor(active, device=tokens.device)
+        active = [i for i in order if starts[i] >= t]
+        rows = index[: len(active)]
         kept, current = mask[rows], tokens[rows]
         active_generators = [generators[i] for i in active]
 
@@ -196,4 +199,4 @@ def sample(
         tokens, mask = tokens.index_copy(0, rows, current), mask.index_copy(0, rows, kept)
     if on_step is not None:
         on_step(0, tokens, mask)
-    return Sampled(tokens, torch.tensor(starts, device=tokens.device))
+    return Sampled(tokens, start_steps)

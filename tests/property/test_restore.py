@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_networks import RELEASED_FORM, photo, small_iter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iter_arch import SamplingConfig
 
@@ -41,8 +42,9 @@ def test_one_seed_one_picture_another_seed_another_picture(net, adaptive):
     "config", [SamplingConfig(), SamplingConfig(adaptive=False), SamplingConfig.released()], ids=str
 )
 @pytest.mark.parametrize("form", [{}, RELEASED_FORM], ids=["paper", "released"])
-def test_batch_of_1_equals_batch_of_8(form, config):
-    net, lq, seeds = small_iter(**form), photo(8, 3, 16, 16), list(range(8))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_batch_of_1_equals_batch_of_8(form, config, dtype):
+    net, lq, seeds = small_iter(**form).to(dtype), photo(8, 3, 16, 16), list(range(8))
     together = net.restore(lq, config=config, seed=seeds)
     for i in range(8):
         alone = net.restore(lq[i : i + 1], config=config, seed=seeds[i])
@@ -69,6 +71,48 @@ def test_on_step_sees_the_way_from_start_to_result(net):
     result = net.restore(photo(1, 3, 16, 16), on_step=lambda *state: seen.append(state))
     assert [t for t, _, _ in seen] == list(range(int(result.start_step), -1, -1))
     assert torch.equal(seen[-1][1], result.tokens) and seen[-1][2].all()
+
+
+class Waits(TorchDispatchMode):
+    """Records operations for whose result, or for whose data from the CPU, a GPU makes Python wait."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
+        if by_mask or any(name.startswith(waiting) for waiting in self.NAMES):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("selection", ["evaluator", "confidence", "halton"])
+@pytest.mark.parametrize("tile", [None, 32])
+def test_the_steps_never_wait_for_the_device(net, selection, tile):
+    config, seen = SamplingConfig(selection=selection, alpha=0.9), {}
+    with Waits() as waits:
+        net.restore(
+            photo(2, 3, 16, 48), config=config, tile=tile, on_step=lambda t, *_: seen.update({t: len(waits.found)})
+        )
+    assert len(seen) > 2 and len(set(seen.values())) == 1
+    assert seen[0] > 0  # T_s, before the steps: the recording works
+
+
+@pytest.mark.gpu
+def test_the_steps_never_wait_for_a_gpu():
+    def watch(t, *_):
+        torch.cuda.set_sync_debug_mode("error" if t else "default")
+
+    try:
+        small_iter().cuda().restore(photo(2, 3, 16, 48).cuda(), config=SamplingConfig(alpha=0.9), on_step=watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_restored_is_the_decoded_tokens_cropped(net):
