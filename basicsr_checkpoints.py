@@ -631,11 +631,17 @@ def _of_rank(state: dict[str, Any], opt: dict[str, Any]) -> dict[str, Any]:
 
 
 def resumes_exactly(resume):
-    """BasicSR's restores optimisers and schedulers, and forgets the rest; see save_training_state. A model's method."""
+    """BasicSR's restores optimisers and schedulers, also where the options have another schedule by now, and forgets
+    the rest; see save_training_state. A model's method."""
 
     @functools.wraps(resume)
     def resume_training(self, resume_state):
-        resume(self, resume_state)
+        # The schedule is that of the options, which may have been made longer since; its place is that of the state.
+        schedulers = [
+            {name: value for name, value in one.items() if name in ("last_epoch", "_step_count", "_last_lr")}
+            for one in resume_state["schedulers"]
+        ]
+        resume(self, {**resume_state, "schedulers": schedulers})
         if resume_state.get("best_metric_results"):
             self.best_metric_results = resume_state["best_metric_results"]
         if "ranks" not in resume_state:

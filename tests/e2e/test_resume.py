@@ -289,6 +289,26 @@ def test_a_signal_ends_a_training_after_its_iteration(runs, number, point, time,
     assert_same_outcome(folder, reference)
 
 
+def test_a_longer_training_goes_on_where_the_shorter_one_ended(runs):
+    def make(name, *periods):
+        folder = runs.make(name, "sr")
+        opt = yaml.safe_load((folder / "train.yml").read_text())
+        opt["train"] |= {"total_iter": sum(periods), "warmup_iter": -1}
+        opt["train"]["scheduler"] |= {"periods": list(periods), "restart_weights": [1] * len(periods), "eta_min": 1e-5}
+        (folder / "train.yml").write_text(yaml.safe_dump(opt))
+        return folder
+
+    reference, folder = make("longer", 5, 6), make("shorter", 5)
+    for one in (reference, folder):
+        code, output = runs.train(one)
+        assert code == 0, output
+    assert len(losses(folder)) == 5
+    (folder / "train.yml").write_text((reference / "train.yml").read_text())
+    code, output = runs.train(folder, "--auto_resume")
+    assert code == 0 and "iter: 4." in output, output
+    assert losses(folder) == losses(reference) and len(losses(folder)) == 11
+
+
 @pytest.mark.slow
 def test_a_signal_in_the_last_validation_cuts_it_short(runs):
     folder = runs.make("signal_at_the_end", "sr")
