@@ -6,8 +6,8 @@
 
 Weights are random. A row is NETWORK/PRECISION: rrdb and swinir are BasicSR's (bf16: under autocast), iter and released
 are ITER at the paper's and at the authors' released size with all 8 steps, iter@2 the same from an adaptive start at
-step 2, plain and plain-released `benchmarks/plain.py`. The environment variable gives PyTorch's CPU allocator large
-pages, for all rows alike.
+step 2, iter-compiled with torch.compile (minutes to begin with), plain and plain-released `benchmarks/plain.py`. The
+environment variable gives PyTorch's CPU allocator large pages, for all rows alike.
 """
 
 import argparse
@@ -46,6 +46,7 @@ ROWS = [
     for name in ("rrdb", "swinir", "iter", "iter@6", "iter@4", "iter@2", "released")
     for precision in ("float32", "bf16")
 ] + ["plain/float32", "plain-released/float32"]
+CHOICES = [*ROWS, "iter-compiled/float32", "iter-compiled/bf16"]
 Run = Callable[[], object]
 
 
@@ -63,6 +64,9 @@ def build(name: str) -> nn.Module:
     net = ITER(**(RELEASED if name == "released" else {})).eval()
     for part in (net.refiner, net.evaluator):
         part.head.weight.data.mul_(8)  # as different as the logits of a trained network
+    if name == "iter-compiled":
+        for part in (net.lq_encoder, net.refiner.swin, net.evaluator.swin, net.vqgan.decoder):
+            part.compile()
     return net
 
 
@@ -248,7 +252,7 @@ def quality_table(args: argparse.Namespace, device: torch.device) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS, metavar="ROW", help=" ".join(ROWS))
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=CHOICES, metavar="ROW", help=" ".join(CHOICES))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: PyTorch's")
     parser.add_argument("--size", type=int, default=128, help="side of the LQ image, a multiple of 16")

@@ -166,16 +166,18 @@ class Study:
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6))
+        figure, axes = pyplot.subplots(1, 3, figsize=(14, 3.6))
         for axis, field, label in zip(axes, ("psnr", "niqe"), ("PSNR [dB]", "NIQE (lower is better)"), strict=False):
             axis.plot(ALPHAS, [getattr(scores, field) for scores in curves], marker="o")
             axis.set(xlabel="alpha", ylabel=label)
         bottom = np.zeros(len(ALPHAS))
         for step, counts in enumerate(histograms.T, 1):
-            axes[2].bar(ALPHAS, counts, 0.08, bottom, label=f"T_s = {step}", color=pyplot.cm.viridis(step / 8))
+            axes[2].bar(
+                ALPHAS, counts, 0.08, bottom, label=f"T_s = {step}", color=pyplot.cm.viridis(step / self.config.steps)
+            )
             bottom += counts
         axes[2].set(xlabel="alpha", ylabel="images")
-        axes[2].legend(fontsize=7)
+        axes[2].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         figure.tight_layout()
         figure.savefig(self.output / f"{self.name}_alpha.png", dpi=100)
         pyplot.close(figure)
