@@ -16,6 +16,7 @@ STAMP := $(VENV)/.installed
 
 demo: $(STAMP)
 	$(BIN)/basicsr test -opt options/test_iter.yml
+	$(BIN)/basicsr upscale -i datasets/sample/real -o results/real
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST)
