@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
@@ -191,7 +192,7 @@ class Study:
             rows.append(score_row(selection, scores))
             strips.append(self.maps(self.photos[0], config))
         markdown(f"{self.name}: selection of the kept tokens, not adaptive", ["selection", *SCORES], rows)
-        self._draw(f"{self.name}_selection.png", torch.cat(strips, 2))
+        self._draw(f"{self.name}_selection.jpg", torch.cat(strips, 1))
 
     def maps(self, photo: Photo, config: iter_arch.SamplingConfig) -> Tensor:
         """(3, h, w): every second step's tokens decoded, what is masked dark, and the result."""
@@ -222,7 +223,7 @@ class Study:
             rows.append(score_row("on" if on else "off", scores))
             strips.append(self.restore(self.photos[0], self.config, on).image[0])
         markdown(f"{self.name}: colour correction", ["colour correction", *SCORES], rows)
-        self._draw(f"{self.name}_color.png", torch.cat([self.bicubic(self.photos[0])[0], *strips], 2))
+        self._draw(f"{self.name}_color.jpg", torch.cat([self.bicubic(self.photos[0])[0], *strips], 2))
 
     def calibration(self) -> None:
         """How often a token of S_l is the ground truth's, by the evaluator's probability that it is."""
@@ -248,7 +249,7 @@ class Study:
         markdown(title, ["p_e(good)", "share of tokens", "mean p_e(good)", "right"], rows)
 
     def _draw(self, name: str, picture: Tensor) -> None:
-        imwrite(tensor2img([picture[None]]), str(self.output / name))
+        imwrite(tensor2img([picture[None]]), str(self.output / name), [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
 TABLES = ("overview", "alpha", "selection", "steps", "calibration", "color")
