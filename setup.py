@@ -22,9 +22,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     # Not find_packages: a package called `datasets` would hide Hugging Face's, which pyiqa needs.
-    packages=["iter_arch", "iter_model", "iter_data"],
+    packages=["basicsr_compat", "basicsr_compat.pipeline", "iter_arch", "iter_model", "iter_data"],
     package_dir={"iter_data": "datasets/iter_data"},
-    py_modules=["basicsr_checkpoints", "basicsr_compat", "basicsr_options", "basicsr_schema"],
     package_data={"iter_arch": ["weights/*"]},
     entry_points={"console_scripts": ["basicsr=iter_model.cli:main"]},
     install_requires=[

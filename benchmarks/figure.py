@@ -1,6 +1,6 @@
 """Draws how a photo is restored: LQ, S_l decoded, the steps with what is masked at each, the result.
 
-    python benchmarks/figure.py datasets/sample/lq/coffee.png process.png [--model iter_tiny_x4] [--no-adaptive]
+python benchmarks/figure.py datasets/sample/lq/coffee.png process.png [--model iter_tiny_x4] [--no-adaptive]
 """
 
 import argparse

@@ -7,7 +7,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_schema import OptionsOf
+from basicsr_compat.schema import OptionsOf
 from iter_arch.lq_encoder_arch import LQEncoder
 from iter_arch.sampling import OnStep, Pieces, SamplingConfig, make_generators, sample
 from iter_arch.swin_vqgan_arch import SwinVQGAN

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_schema import Count, Layers, OptionsOf
+from basicsr_compat.schema import Count, Layers, OptionsOf
 from iter_arch.layers import ResBlock, init_convs
 from iter_arch.swin import SwinStage
 

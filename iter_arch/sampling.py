@@ -9,7 +9,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from basicsr_schema import Positive, Probability, Rule, section_mistakes
+from basicsr_compat.schema import Positive, Probability, Rule, section_mistakes
 from iter_arch.schedule import SCHEDULE_RULE, ceil_exact, is_schedule, mask_ratio
 
 Steps = Annotated[int, Rule("from 1 to 1000", lambda steps: 1 <= steps <= 1000)]

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr_schema import Count, Layers, Positive
+from basicsr_compat.schema import Count, Layers, Positive
 
 
 def relative_position_index(window: int) -> Tensor:

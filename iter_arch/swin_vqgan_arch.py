@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_schema import Count, Layers, OptionsOf, Weight
+from basicsr_compat.schema import Count, Layers, OptionsOf, Weight
 from iter_arch.layers import Downsample, ResBlock, Upsample, group_norm, init_convs
 from iter_arch.quantizer import VectorQuantizer
 from iter_arch.swin import SwinStage

@@ -6,7 +6,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr_schema import Count, Layers, OptionsOf
+from basicsr_compat.schema import Count, Layers, OptionsOf
 from iter_arch.layers import group_norm
 from iter_arch.swin import SwinStage
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
-from basicsr_options import add_option_file, build_on_meta, examine
+from basicsr_compat.pipeline.options import add_option_file, build_on_meta, examine
 
 EXAMPLES = """\
 Reads the option file as `basicsr train` and `basicsr test` do, lists every mistake, counts images and parameters, and

@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib import metadata
 
-from basicsr_options import add_arguments
+from basicsr_compat.pipeline.options import add_arguments
 
 _DESCRIPTION = "ITER (AAAI 2024): train and test it with BasicSR, restore photos with it."
 _EXAMPLES = """\

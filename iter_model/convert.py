@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-import basicsr_compat
+from basicsr_compat.files import atomic_save
 from iter_arch import ITER
 from iter_arch.architecture import check_fits, infer_config
 from iter_arch.checkpoint import Checkpoint, add_vqgan, find_checkpoint, read_file, write_safetensors
@@ -89,7 +89,7 @@ def convert(source: str | Path, target: Path, vqgan: str | Path | None = None) -
                 raise ValueError("it holds nothing but a VQGAN, and --vqgan names another")
             state = add_vqgan(state, vqgan)
         if not theirs:
-            basicsr_compat.atomic_save({"params": to_released(state)}, target)
+            atomic_save({"params": to_released(state)}, target)
         else:
             if {"vqgan.encoder.0.weight", "lq_encoder.head.weight"} <= state.keys():
                 config = infer_config(state)

@@ -11,7 +11,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_schema import shown
+from basicsr_compat.schema import shown
 from iter_arch.checkpoint import load_strictly, read_checkpoint, save_pretrained
 from iter_arch.color import match_color
 from iter_arch.iter_arch import ITER

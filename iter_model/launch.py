@@ -8,7 +8,9 @@ import sys
 
 import torch
 
-import basicsr_compat
+from basicsr_compat import replaced
+from basicsr_compat.images import UnreadableImage
+from basicsr_compat.pipeline.checkpoints import orderly_stops
 
 TRACEBACK_VARIABLE = "ITER_TRACEBACK"
 
@@ -36,14 +38,14 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     pipeline = {"train": basicsr.train.train_pipeline, "test": basicsr.test.test_pipeline}[args.command]
     sys.argv = [f"basicsr {args.command}", *(word for word in argv if word != "--traceback")]
     try:
-        with basicsr_compat.orderly_stops() as training:
+        with orderly_stops() as training:
             pipeline(os.getcwd())
     except Exception as error:
-        elsewhere = basicsr_compat.failed_elsewhere(error)
+        elsewhere = replaced.failed_elsewhere(error)
         if elsewhere and not args.traceback:
             print(f"basicsr {args.command}: {elsewhere}", file=sys.stderr)
             return 1
-        failed = basicsr_compat.run_has_begun() and isinstance(error, OSError | basicsr_compat.UnreadableImage)
+        failed = replaced.run_has_begun() and isinstance(error, OSError | UnreadableImage)
         if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not (failed or _is_mistake(error)):
             raise
         rank = f" (rank {os.environ['RANK']})" if args.launcher != "none" and "RANK" in os.environ else ""
@@ -55,15 +57,15 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     # Not of a run that failed: NCCL would wait for ranks that are gone.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    if args.command == "test" and basicsr_compat.skipped_images():
-        print(f"basicsr test: {len(basicsr_compat.skipped_images())} images were left out", file=sys.stderr)
+    if args.command == "test" and replaced.skipped_images():
+        print(f"basicsr test: {len(replaced.skipped_images())} images were left out", file=sys.stderr)
         return 1
     return training.exit_code()
 
 
 def _is_mistake(error: Exception) -> bool:
     """Whether this is the user's to mend: it shows before the run has begun, in the way option checks show it."""
-    if basicsr_compat.run_has_begun():
+    if replaced.run_has_begun():
         return False
     if isinstance(error, TypeError):  # an option that no constructor takes, or one that a constructor needs
         return "__init__() got an unexpected" in str(error) or "__init__() missing" in str(error)

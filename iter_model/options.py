@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import torch
 from basicsr.models import lr_scheduler
 
-from basicsr_options import LoggerOptions, Network, registered
-from basicsr_schema import Count, Natural, OneOf, OptionsOf, Positive, Rule, Weight, shown
+from basicsr_compat.pipeline.options import LoggerOptions, Network, registered
+from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Rule, Weight, shown
 from iter_arch.sampling import SamplingConfig, Schedule
 
 Section = Mapping[str, Any]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from basicsr_compat import read_checkpoint
+from basicsr_compat.files import read_checkpoint
 
 
 def create_metric(metric: str, *, device: str | None = None, as_loss: bool = False, **options: Any) -> torch.nn.Module:

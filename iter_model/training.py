@@ -11,9 +11,9 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 
-from basicsr_compat import derive_seed
-from basicsr_options import Network
-from basicsr_schema import read_section, section_mistakes
+from basicsr_compat.pipeline.checkpoints import derive_seed
+from basicsr_compat.pipeline.options import Network
+from basicsr_compat.schema import read_section, section_mistakes
 from iter_arch.checkpoint import load_strictly, read_checkpoint
 from iter_model.options import RunOptions, Switches, TrainOptions, ValOptions, impossible_optimizers
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from basicsr_compat import printable
+from basicsr_compat.images import printable
 from iter_arch import ITER, SamplingConfig, load_pretrained
 from iter_arch.color import match_color_
 from iter_arch.precision import PRECISIONS, choose_dtype

@@ -17,7 +17,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
-from basicsr_compat import ReadableItems, ValidationStopped, skip_image
+from basicsr_compat.pipeline.checkpoints import ValidationStopped
+from basicsr_compat.replaced import ReadableItems, skip_image
 from iter_model.options import ValOptions
 from iter_model.pyiqa_metric import build_metric
 from iter_model.training import all_reduce_sum

@@ -3,7 +3,7 @@
 `compare` writes what each rank saw to rank<n>.pt; any other word trains by the command, with that fault in rank 1.
 """
 
-import basicsr_compat  # isort: skip  (before anything imports BasicSR)
+from basicsr_compat import replaced  # isort: skip  (before anything imports BasicSR)
 
 import copy
 import os
@@ -189,10 +189,10 @@ def trained(name):
 
 
 def compare(folder):
-    basicsr_compat.init_dist("pytorch", timeout=120)
+    replaced.init_dist("pytorch", timeout=120)
     # One group for all: another under the same torchrun would find the addresses of the one before.
     destroy = torch.distributed.destroy_process_group
-    basicsr_compat.init_dist = torch.distributed.destroy_process_group = lambda *_, **__: None
+    replaced.init_dist = torch.distributed.destroy_process_group = lambda *_, **__: None
     rank = torch.distributed.get_rank()
     results = {"first": trained("first"), "second": trained("second")}
     command("test", "-opt", "test.yml")
@@ -205,11 +205,9 @@ def compare(folder):
     results["frozen_in_ddp"] = [tuple(tensor.shape) for tensor in synchronised if id(tensor) in frozen]
     results["validations"] = validations(folder / "validated")
     results["uneven"] = validations(folder / "uneven", count=(5,), test=rank_one_takes_one_image)
-    results["own_fault"] = basicsr_compat.failed_elsewhere(ValueError("a fault")) if rank == 1 else None
+    results["own_fault"] = replaced.failed_elsewhere(ValueError("a fault")) if rank == 1 else None
     torch.distributed.barrier()
-    results["others_fault"] = (
-        basicsr_compat.failed_elsewhere(RuntimeError("[x/gloo/y.cc] closed")) if rank == 0 else None
-    )
+    results["others_fault"] = replaced.failed_elsewhere(RuntimeError("[x/gloo/y.cc] closed")) if rank == 0 else None
     torch.distributed.barrier()
     torch.save(results, folder / f"rank{rank}.pt")
     destroy()

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import iter_model
-from basicsr_compat import base_model
+from basicsr_compat.replaced import base_model
 from iter_model import cli
 
 POINTS = {

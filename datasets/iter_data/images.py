@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr_compat import UnreadableImage, decode_image
+from basicsr_compat.images import UnreadableImage, decode_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Seconds between attempts at a file whose folder does not answer, 60 in all.

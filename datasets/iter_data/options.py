@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from basicsr_schema import Count, Natural, Positive, Rule, nearest, section_mistakes, shown, shown_key
+from basicsr_compat.schema import Count, Natural, Positive, Rule, nearest, section_mistakes, shown, shown_key
 
 MIN_GT_SIZE = 32  # sharpening needs more than 25
 

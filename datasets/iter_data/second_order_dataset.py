@@ -16,7 +16,7 @@ from basicsr.utils import FileClient, get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
-from basicsr_compat import printable
+from basicsr_compat.images import printable
 from iter_data.degradation import Pair, make_pair
 from iter_data.images import (
     HOW_TO_GET_DATA,

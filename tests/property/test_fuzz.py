@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_networks import small_iter
 
-import basicsr_compat
 import iter_arch
-from basicsr_compat import ReadableItems, parse_options
+from basicsr_compat import replaced
+from basicsr_compat.replaced import ReadableItems, parse_options
 from iter_model import cli
 from iter_model.image_io import read_image
 
@@ -312,7 +312,7 @@ def test_damaged_options_are_read_or_refused(examples, command, share, tmp_path,
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.png").write_bytes(GT)
     (tmp_path / "weights.pth").touch()
-    monkeypatch.setattr(basicsr_compat._start, "begun", False)  # whatever ran in this process before
+    monkeypatch.setattr(replaced._start, "begun", False)  # whatever ran in this process before
     # up to where the run's folders are made
     monkeypatch.setattr(basicsr.train, "train_pipeline", lambda root: parse_options(root, is_train=True))
     monkeypatch.setattr(basicsr.test, "test_pipeline", lambda root: parse_options(root, is_train=False))

@@ -1,4 +1,4 @@
-"""What basicsr_checkpoints makes sure of, a claim at a time, on a small model of BasicSR's own."""
+"""What pipeline/checkpoints.py makes sure of, a claim at a time, on a small model of BasicSR's own."""
 
 import builtins
 import os
@@ -14,8 +14,9 @@ import torch
 from basicsr.models.sr_model import SRModel
 from small_models import sr_options
 
-import basicsr_checkpoints
-from basicsr_checkpoints import ResumableSampler, SeededItems, atomic_save, derive_seed, load_resume_state
+from basicsr_compat.files import atomic_save
+from basicsr_compat.pipeline import checkpoints
+from basicsr_compat.pipeline.checkpoints import ResumableSampler, SeededItems, derive_seed, load_resume_state
 
 
 def options(folder, **changes):
@@ -32,8 +33,8 @@ def model(tmp_path):
 @pytest.fixture
 def run(monkeypatch):
     """A training of its own, whatever other tests left behind."""
-    run = basicsr_checkpoints.Run()
-    monkeypatch.setattr(basicsr_checkpoints, "run", run)
+    run = checkpoints.Run()
+    monkeypatch.setattr(checkpoints, "run", run)
     return run
 
 
@@ -41,7 +42,7 @@ def run(monkeypatch):
 def errors(monkeypatch):
     """What is logged as an error."""
     errors = []
-    logger = basicsr_checkpoints.get_root_logger()
+    logger = checkpoints.get_root_logger()
     monkeypatch.setattr(logger, "error", errors.append)
     return errors
 
@@ -65,7 +66,7 @@ def full_disk(monkeypatch):
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr(torch, "save", save)
-    monkeypatch.setattr(basicsr_checkpoints.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: None)
     return calls
 
 
@@ -96,7 +97,7 @@ def test_an_intermediate_checkpoint_that_cannot_be_written_is_an_error_in_the_lo
 
 
 def test_the_last_networks_that_cannot_be_written_end_the_run(model, full_disk):
-    with pytest.raises(basicsr_checkpoints.NotSaved, match="net_g_latest.pth"):
+    with pytest.raises(checkpoints.NotSaved, match="net_g_latest.pth"):
         model.save(-1, -1)
 
 
@@ -267,13 +268,13 @@ def obeyed():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_first_iteration_is_an_exception(number, obeyed):
     with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
-        with basicsr_checkpoints.orderly_stops():
+        with checkpoints.orderly_stops():
             signal.raise_signal(number)
 
 
 def test_a_second_signal_is_not_waited_for_and_handlers_are_put_back(obeyed):
     before = signal.getsignal(signal.SIGTERM)
-    with basicsr_checkpoints.orderly_stops() as run:
+    with checkpoints.orderly_stops() as run:
         run.iteration = 3
         signal.raise_signal(signal.SIGTERM)
         assert run.signal == signal.SIGTERM
@@ -285,7 +286,7 @@ def test_a_second_signal_is_not_waited_for_and_handlers_are_put_back(obeyed):
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with basicsr_checkpoints.orderly_stops():
+        with checkpoints.orderly_stops():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -301,7 +302,7 @@ class Slow(torch.utils.data.Dataset):
 
 
 def test_a_worker_obeys_signals_of_its_parent_alone():
-    loader = basicsr_checkpoints.seeded_loader(lambda dataset, opt: torch.utils.data.DataLoader(Slow(), num_workers=1))
+    loader = checkpoints.seeded_loader(lambda dataset, opt: torch.utils.data.DataLoader(Slow(), num_workers=1))
     items = iter(loader(Slow(), {"phase": "train", "num_worker_per_gpu": 1}))
     worker = next(items).item()
     for number in ("TERM", "INT"):

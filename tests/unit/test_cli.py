@@ -6,8 +6,9 @@ import sys
 import basicsr.train
 import pytest
 
-import basicsr_compat
-from basicsr_options import OptionMistakes
+from basicsr_compat import replaced
+from basicsr_compat.images import UnreadableImage
+from basicsr_compat.pipeline.options import OptionMistakes
 from iter_model import cli, launch
 
 
@@ -52,7 +53,7 @@ def train(monkeypatch):
 
     def run(error, *words, begun=False):
         def pipeline(root_path):
-            monkeypatch.setattr(basicsr_compat._start, "begun", begun)
+            monkeypatch.setattr(replaced._start, "begun", begun)
             raise error
 
         monkeypatch.setattr(basicsr.train, "train_pipeline", pipeline)
@@ -93,7 +94,7 @@ def test_a_fault_keeps_its_traceback(train, error, words, begun):
         train(error, *words, begun=begun)
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), basicsr_compat.UnreadableImage("a.png is too small")])
+@pytest.mark.parametrize("error", [OSError("disk full"), UnreadableImage("a.png is too small")])
 def test_a_file_that_fails_a_run_on_its_way_is_one_line_and_1(train, capsys, error):
     assert train(error, begun=True) == 1
     assert f"basicsr train: error: {error}" in capsys.readouterr().err

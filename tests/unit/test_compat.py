@@ -27,7 +27,8 @@ from basicsr.utils.logger import MessageLogger
 from basicsr.utils.registry import MODEL_REGISTRY, Registry
 from small_models import sr_options
 
-import basicsr_compat
+from basicsr_compat import replaced
+from basicsr_compat.files import read_checkpoint
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_applying_the_repairs_twice_changes_nothing():
         )
 
     before = repaired()
-    basicsr_compat._apply()
+    replaced._apply()
     assert all(one is other for one, other in zip(before, repaired(), strict=True))
 
 
@@ -161,7 +162,7 @@ def pipeline_that(*actions):
         for action in actions:
             action()
 
-    return basicsr_compat._put_back_on_failed_start(pipeline)
+    return replaced._put_back_on_failed_start(pipeline)
 
 
 def fail():
@@ -181,7 +182,7 @@ def test_a_run_that_fails_at_its_start_leaves_the_good_run_as_it_was(good_run, t
         pipeline_that(lambda: misc.mkdir_and_rename(str(good_run)), fail)(tmp_path)
     assert (good_run / "weights").read_text() == "good"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert not basicsr_compat.run_has_begun()
+    assert not replaced.run_has_begun()
 
 
 def test_a_run_that_fails_after_its_first_iteration_keeps_its_own_folder(good_run, tmp_path):
@@ -192,15 +193,15 @@ def test_a_run_that_fails_after_its_first_iteration_keeps_its_own_folder(good_ru
         pipeline_that(lambda: misc.mkdir_and_rename(str(good_run)), message_logger.reset_start_time, fail)(tmp_path)
     assert list(good_run.iterdir()) == []
     assert [path.name.startswith("run_archived_") for path in tmp_path.iterdir() if path.name != "run"] == [True]
-    assert basicsr_compat.run_has_begun()
+    assert replaced.run_has_begun()
 
 
 def test_a_test_has_begun_when_it_has_its_model_and_a_training_has_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(basicsr_compat._start, "begun", False)
+    monkeypatch.setattr(replaced._start, "begun", False)
     basicsr.train.build_model(sr_options(tmp_path))
-    assert not basicsr_compat.run_has_begun()
+    assert not replaced.run_has_begun()
     basicsr.test.build_model(sr_options(tmp_path, is_train=False))
-    assert basicsr_compat.run_has_begun()
+    assert replaced.run_has_begun()
 
 
 def test_the_pipelines_of_basicsr_are_guarded_so():
@@ -298,7 +299,7 @@ def test_an_unreadable_checkpoint_is_named_and_never_executed(tmp_path, monkeypa
     elif kind != "missing":
         path.write_text("not a checkpoint" if kind == "text" else "")
     with pytest.raises(FileNotFoundError if kind == "missing" else ValueError, match=r"bad\.pth"):
-        basicsr_compat.read_checkpoint(path)
+        read_checkpoint(path)
     assert not (tmp_path / "made-by-code").exists()
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-import basicsr_compat
+from basicsr_compat import replaced
 
 SLURM = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_NODELIST": "node[7-8]; touch injected"}
 FOUND = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -30,7 +30,7 @@ def slurm(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **settings: groups.append(settings))
 
     def join(**settings):
-        basicsr_compat.init_dist("slurm", **settings)
+        replaced.init_dist("slurm", **settings)
         return {name: os.environ[name] for name in FOUND} | groups[-1]
 
     return join

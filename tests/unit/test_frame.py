@@ -9,22 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = {
+    "basicsr_compat": ROOT / "basicsr_compat",
     "iter_arch": ROOT / "iter_arch",
     "iter_data": ROOT / "datasets/iter_data",
     "iter_model": ROOT / "iter_model",
-    "basicsr_compat": ROOT / "basicsr_compat.py",
-    "basicsr_checkpoints": ROOT / "basicsr_checkpoints.py",
-    "basicsr_options": ROOT / "basicsr_options.py",
-    "basicsr_schema": ROOT / "basicsr_schema.py",
 }
 MAY_IMPORT = {
-    "basicsr_schema": set(),
-    "basicsr_options": {"basicsr_schema"},
-    "basicsr_checkpoints": {"basicsr_options"},
-    "basicsr_compat": {"basicsr_checkpoints", "basicsr_options", "basicsr_schema"},
-    "iter_arch": {"basicsr_compat", "basicsr_options", "basicsr_schema"},
-    "iter_data": {"basicsr_compat", "basicsr_options", "basicsr_schema"},
-    "iter_model": {"basicsr_compat", "basicsr_options", "basicsr_schema", "iter_arch", "iter_data"},
+    "basicsr_compat": set(),
+    "iter_arch": {"basicsr_compat"},
+    "iter_data": {"basicsr_compat"},
+    "iter_model": {"basicsr_compat", "iter_arch", "iter_data"},
 }
 
 
@@ -40,8 +34,7 @@ def imported_packages(source: str) -> set[str]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_one_way(name):
-    path = MODULES[name]
-    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    files = sorted(MODULES[name].rglob("*.py"))
     assert files
     for file in files:
         ours = imported_packages(file.read_text(encoding="utf-8")) & set(MODULES)

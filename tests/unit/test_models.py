@@ -8,7 +8,7 @@ from basicsr.models import build_model
 from small_models import iter_model_of, options, vqgan_model
 from small_networks import VQGAN, config, photo, small_iter
 
-from basicsr_schema import read_section
+from basicsr_compat.schema import read_section
 from iter_arch import SamplingConfig, load_pretrained, save_pretrained
 from iter_model.options import ITERValOptions
 

@@ -14,7 +14,7 @@ from basicsr.utils import options
 from small_networks import VQGAN, config
 
 import iter_model  # noqa: F401
-from basicsr_options import OptionMistakes
+from basicsr_compat.pipeline.options import OptionMistakes
 
 OPTIONS = {
     "name": "small",

@@ -8,7 +8,7 @@ import yaml
 from basicsr.losses import build_loss
 
 import iter_model  # noqa: F401
-from basicsr_options import build_on_meta, examine
+from basicsr_compat.pipeline.options import build_on_meta, examine
 from iter_data import DegradationOptions
 
 OPTIONS = sorted((Path(__file__).parents[2] / "options").glob("*.yml"))

@@ -31,69 +31,10 @@ import torch
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils import dist_util, get_root_logger, misc
 
-from basicsr_options import warn
+from basicsr_compat.files import NotSaved, atomic_save, checksum, read_checkpoint
+from basicsr_compat.pipeline.options import warn
 
 # ------------------------------------------------------------------------------------------- files
-
-
-class NotSaved(OSError):
-    """A checkpoint could not be written; the file of that name, if there was one, is as it was."""
-
-
-def atomic_save(obj, path: str | os.PathLike) -> None:
-    """torch.save to a file that is there whole or not at all, whatever happens in between.
-
-    Args:
-        obj: anything torch.save takes.
-        path: the file; its folder must exist. An older file of this name is replaced.
-
-    Raises:
-        NotSaved: it could not be written; a file of this name is as it was.
-    """
-    path = os.fspath(path)
-    temporary = f"{path}.tmp"  # same folder: renaming is atomic within a file system only
-    try:
-        # To a path: with a Python file object torch turns Ctrl-C into a RuntimeError.
-        torch.save(obj, temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError | RuntimeError):  # RuntimeError: how torch reports a full disk
-            reason = str(error).strip().partition("\n")[0]
-            raise NotSaved(f"cannot write {path}: {reason}; is the disk full?") from error
-        raise
-
-
-def read_checkpoint(path: str | os.PathLike):
-    """The content of a checkpoint on the CPU; tensors and plain containers only, never code.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, no checkpoint, or a pickle that would run code.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"checkpoint {os.fspath(path)!r}: there is no such file (looked from {os.getcwd()})")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    # What the loaders of PyTorch and safetensors raise on arbitrary bytes has no common base.
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"checkpoint {os.fspath(path)!r} cannot be read: it is truncated, no checkpoint, or holds more than "
-            f"tensors ({reason}); delete it, or name another"
-        ) from error
-
-
-def _checksum(path: str | os.PathLike) -> int:
-    """CRC-32 of a file's content."""
-    crc = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            crc = zlib.crc32(block, crc)
-    return crc
 
 
 def _save(obj, path: str) -> None:
@@ -468,7 +409,7 @@ def save_network(self, net, net_label, current_iter, param_key="params") -> None
     self._written = current_iter, written
     try:
         _save(content, path)
-        written[name] = _checksum(path)
+        written[name] = checksum(path)
     except OSError as error:
         written[name] = None
         get_root_logger().error(f"{error}. The training goes on; the checkpoints before this one are as they were.")
@@ -558,10 +499,10 @@ def _read_state(path: str | os.PathLike, opt: dict[str, Any]) -> dict[str, Any]:
     state = read_checkpoint(path)
     models = Path(opt["path"]["models"])
     if "networks" in state:
-        for name, checksum in state["networks"].items():
+        for name, crc in state["networks"].items():
             if not (models / name).is_file():
                 raise FileNotFoundError(f"{models / name} is missing")
-            if _checksum(models / name) != checksum:
+            if checksum(models / name) != crc:
                 raise ValueError(f"{models / name} is damaged, or of another run than the state")
         return state
     # Of a version that did not name the networks.

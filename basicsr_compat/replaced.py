@@ -27,10 +27,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Annotated
 
-# A file of a few MB may hold the 2^30 pixels that OpenCV allows, 12 GB as float32; this, read by `import cv2`, is
-# Pillow's limit.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2 * 89_478_485))
-
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -66,42 +62,19 @@ from basicsr.utils import (  # noqa: E402
 )
 from basicsr.utils.registry import METRIC_REGISTRY, Registry  # noqa: E402
 
-from basicsr_checkpoints import (  # noqa: E402
-    NotSaved,
+from basicsr_compat.files import read_checkpoint  # noqa: E402
+from basicsr_compat.images import UnreadableImage, decode_image, printable  # noqa: E402
+from basicsr_compat.pipeline.checkpoints import (  # noqa: E402
     ResumableSampler,
-    ValidationStopped,
-    atomic_save,
-    derive_seed,
     load_resume_state,
-    orderly_stops,
-    read_checkpoint,
     resumes_exactly,
     save_network,
     save_training_state,
     seeded_loader,
 )
-from basicsr_checkpoints import run as training_run  # noqa: E402
-from basicsr_options import add_arguments, nearest, read_options  # noqa: E402
-from basicsr_schema import Positive, Rule, read_section  # noqa: E402
-
-__all__ = [
-    "NotSaved",
-    "ReadableItems",
-    "UnreadableImage",
-    "ValidationStopped",
-    "atomic_save",
-    "decode_image",
-    "derive_seed",
-    "init_dist",
-    "orderly_stops",
-    "parse_options",
-    "printable",
-    "read_checkpoint",
-    "run_has_begun",
-    "skip_image",
-    "skipped_images",
-]
-
+from basicsr_compat.pipeline.checkpoints import run as training_run  # noqa: E402
+from basicsr_compat.pipeline.options import add_arguments, nearest, read_options  # noqa: E402
+from basicsr_compat.schema import Positive, Rule, read_section  # noqa: E402
 
 # ------------------------------------------------------------------------------------------- registries and files
 
@@ -134,49 +107,6 @@ def _sorted_scandir(scandir):
 
 
 # ------------------------------------------------------------------------------------------- images
-
-
-def printable(text: str) -> str:
-    """`text` on one line that any terminal and log can show: a file may be called by line breaks and broken UTF-8."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
-class UnreadableImage(ValueError):
-    """An image file that cannot be used; the message says why."""
-
-
-def decode_image(data: bytes | None, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """Decode a whole image file.
-
-    Args:
-        data: the file's content; None where there is no such file in an LMDB.
-        flags: OpenCV's; by default the result is (h, w, 3) uint8 BGR, its EXIF orientation applied.
-
-    Raises:
-        UnreadableImage: no image, not all of it, or one of too many pixels (OPENCV_IO_MAX_IMAGE_PIXELS).
-    """
-    if not data:
-        raise UnreadableImage("it is empty")
-    if _is_truncated(data):
-        raise UnreadableImage("it is truncated")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        reason = " ".join(str(error.err).split())
-        raise UnreadableImage(f"OpenCV cannot decode it ({reason})") from error
-    except MemoryError as error:
-        raise UnreadableImage("it is too large for this machine's memory") from error
-    if image is None:
-        raise UnreadableImage("it is not an image that OpenCV can decode, or damaged")
-    return image
-
-
-def _is_truncated(data: bytes) -> bool:
-    """OpenCV before 5 fills what a truncated file lacks with gray, and succeeds."""
-    if data.startswith(b"\xff\xd8"):
-        # the end marker must follow the last scan: an embedded thumbnail has markers of its own before it
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data.startswith(b"\x89PNG") and b"IEND" not in data
 
 
 _reading = threading.local()
@@ -325,7 +255,7 @@ def _model_to_device(self, net):
 
 
 def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse.Namespace]:
-    """BasicSR's lets a missing, misspelt or impossible option through to wherever it first hurts; see basicsr_options.
+    """BasicSR's lets a missing, misspelt or impossible option through to wherever it first hurts; see pipeline.options
 
     It also ignores `dist_params` under torchrun, seeds before it reads `--force_yml manual_seed=`, and draws a seed
     that the yml lacks on every rank anew.
@@ -719,7 +649,7 @@ def _load_network(self, net, load_path, strict=True, param_key="params") -> None
 def _number_validations(build):
     """BasicSR logs the last validation at total_iter + 1 or + 2, twice, and measures against a stale training batch.
 
-    A validation is also where a signal may stop it, and where the best model is found; see basicsr_checkpoints.
+    A validation is also where a signal may stop it, and where the best model is found; see `pipeline.checkpoints`.
     """
 
     @functools.wraps(build)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 import yaml
 
-from basicsr_schema import Count, Natural, OneOf, mistakes_in, nearest, shown, shown_key
+from basicsr_compat.schema import Count, Natural, OneOf, mistakes_in, nearest, shown, shown_key
 
 __all__ = [
     "LoggerOptions",

@@ -1,0 +1,1 @@
+"""What `basicsr train`, `test` and `check` run on, beyond what a host project meets."""
