@@ -24,12 +24,12 @@ __all__ = [
     "Probability",
     "Rule",
     "Weight",
-    "mistakes_in",
+    "problems_in",
     "nearest",
     "read_section",
-    "section_mistakes",
-    "shown",
-    "shown_key",
+    "section_problems",
+    "format_value",
+    "format_key",
 ]
 
 
@@ -86,7 +86,7 @@ _REPR = reprlib.Repr()
 _REPR.maxstring = 200  # a path is of use only whole
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A value as errors show it: repr on one line, not longer than a line can be."""
     try:
         text = " ".join(_REPR.repr(value).split())
@@ -95,12 +95,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def shown_key(key: object) -> str:
+def format_key(key: object) -> str:
     """A key as errors show it: bare where it is a word."""
-    return key if isinstance(key, str) and key.isprintable() and len(key) <= 80 else shown(key)
+    return key if isinstance(key, str) and key.isprintable() and len(key) <= 80 else format_value(key)
 
 
-def mistakes_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
+def problems_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
     """Say what of `value` does not fit an annotation; a line each, which names the field, the value and the rule.
 
     Known are numbers, strings, booleans, None, Literal, unions, lists, mappings, dataclasses, and Annotated with Rule,
@@ -109,21 +109,21 @@ def mistakes_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
     section = _section_of(annotation)
     if section is None:
         if not _fits(value, annotation):
-            yield f"{where}={shown(value)} must be {_described(annotation)}"
+            yield f"{where}={format_value(value)} must be {_described(annotation)}"
     elif value is None and _fits(None, annotation):
         return
     elif not isinstance(value, Mapping):
-        yield f"{where}={shown(value)} must be a section of options, `key: value`"
+        yield f"{where}={format_value(value)} must be a section of options, `key: value`"
     elif isinstance(section, OneOf):
-        yield from _typed_section_mistakes(value, section, where)
+        yield from _typed_section_problems(value, section, where)
     elif isinstance(section, OptionsOf):
-        yield from section_mistakes(value, section.declaration, where, without=section.without)
+        yield from section_problems(value, section.declaration, where, without=section.without)
     else:  # sections under names of the user's own
         for key, item in value.items():
-            yield from mistakes_in(item, section, f"{where}.{shown_key(key)}")
+            yield from problems_in(item, section, f"{where}.{format_key(key)}")
 
 
-def section_mistakes(
+def section_problems(
     section: Mapping[Any, Any],
     declaration: Callable[..., Any],
     where: str,
@@ -146,10 +146,10 @@ def section_mistakes(
     prefix = f"{where}." if where else ""
     for key, value in section.items():
         if key in known:
-            yield from mistakes_in(value, known[key], f"{prefix}{key}")
+            yield from problems_in(value, known[key], f"{prefix}{key}")
         elif swallows or not open_ended or not isinstance(key, str):
             hint = nearest(key, known) or f"; known: {', '.join(known)}"
-            yield f"{prefix}{shown_key(key)} is not an option{hint}"
+            yield f"{prefix}{format_key(key)} is not an option{hint}"
     for key in known:
         if key in required and key not in section:
             yield f"{prefix}{key} is missing: it must be {_described(known[key])}"
@@ -157,23 +157,23 @@ def section_mistakes(
 
 def read_section(declaration: type, section: Mapping[str, Any], where: str) -> Any:
     """A section as an object of its dataclass. Raises ValueError, a line for every mistake."""
-    mistakes = list(section_mistakes(section, declaration, where))
-    if mistakes:
-        raise ValueError("\n".join(mistakes))
+    problems = list(section_problems(section, declaration, where))
+    if problems:
+        raise ValueError("\n".join(problems))
     return declaration(**section)
 
 
-def _typed_section_mistakes(section: Mapping[Any, Any], choice: OneOf, where: str) -> Iterator[str]:
+def _typed_section_problems(section: Mapping[Any, Any], choice: OneOf, where: str) -> Iterator[str]:
     if "type" not in section:
         yield f"{where} must be a section with a `type`, the name of a {choice.kind}"
         return
     name = section["type"]
     declaration = choice.find(name) if isinstance(name, str) else None
     if declaration is None:
-        yield f"{where}.type={shown(name)} is not a {choice.kind}{nearest(name, choice.names())}"
+        yield f"{where}.type={format_value(name)} is not a {choice.kind}{nearest(name, choice.names())}"
         return
     also = {"type": str, **choice.also}
-    yield from section_mistakes(
+    yield from section_problems(
         section, declaration, where, without=choice.without, also=also, swallows=choice.swallows(declaration)
     )
 

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from basicsr_compat.schema import Positive, Probability, Rule, section_mistakes
+from basicsr_compat.schema import Positive, Probability, Rule, section_problems
 from iter_arch.schedule import SCHEDULE_RULE, ceil_exact, is_schedule, mask_ratio
 
 Steps = Annotated[int, Rule("from 1 to 1000", lambda steps: 1 <= steps <= 1000)]
@@ -50,9 +50,9 @@ class SamplingConfig:
     redraw_kept: bool = False
 
     def __post_init__(self) -> None:
-        mistakes = list(section_mistakes(vars(self), SamplingConfig, "val.sampling"))
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        problems = list(section_problems(vars(self), SamplingConfig, "val.sampling"))
+        if problems:
+            raise ValueError("\n".join(problems))
 
     @classmethod
     def released(cls) -> "SamplingConfig":

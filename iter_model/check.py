@@ -18,9 +18,9 @@ from torch.utils.data import Dataset, default_collate
 from basicsr_compat.pipeline.options import add_option_file, build_on_meta, examine
 
 EXAMPLES = """\
-Reads the option file as `basicsr train` and `basicsr test` do, lists every mistake, counts images and parameters, and
+Reads the option file as `basicsr train` and `basicsr test` do, lists every problem, counts images and parameters, and
 puts one batch through: of a training yml one step on real images, of a test yml the smallest image. Nothing is written.
-Exit code 0: all is well; 2: there are mistakes.
+Exit code 0: all is well; 2: there are problems.
 
 examples:
   basicsr check -opt options/train_iter.yml
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     """Check an option file and print a report, a line for each check.
 
     Returns:
-        The exit code: 0, or 2 where there are mistakes.
+        The exit code: 0, or 2 where there are problems.
     """
-    # Registers every network, dataset, model, loss and metric; an import error here is a fault, not a mistake.
+    # Registers every network, dataset, model, loss and metric; an import error here is a fault, not a problem.
     import iter_arch  # noqa: F401
     import iter_data  # noqa: F401
     import iter_model  # noqa: F401
@@ -51,17 +51,17 @@ def run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PyTorch says of odd networks is not about the options
         _check(args, report)
-    count = len(report.mistakes)
-    print(f"{count} mistake{'s' if count > 1 else ''}" if count else "all well")
+    count = len(report.problems)
+    print(f"{count} problem{'s' if count > 1 else ''}" if count else "all well")
     return 2 if count else 0
 
 
 class _Report:
-    """Prints what was checked, and remembers the mistakes."""
+    """Prints what was checked, and remembers the problems."""
 
     def __init__(self, traceback: bool) -> None:
         self.traceback = traceback
-        self.mistakes: list[str] = []
+        self.problems: list[str] = []
 
     def good(self, subject: str, text: str = "") -> None:
         print(f"ok       {subject}{': ' if text else ''}{text}", flush=True)
@@ -69,23 +69,23 @@ class _Report:
     def skipped(self, subject: str, reason: str) -> None:
         print(f"skipped  {subject}: {reason}", flush=True)
 
-    def mistake(self, text: str) -> None:
-        self.mistakes.append(text)
-        print(f"mistake  {text}", flush=True)
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
+        print(f"problem  {text}", flush=True)
 
     def touches(self, section: str) -> bool:
-        """Whether a mistake was found in a section."""
-        return any(mistake.startswith((f"{section}.", f"{section}=", f"{section} ")) for mistake in self.mistakes)
+        """Whether a problem was found in a section."""
+        return any(problem.startswith((f"{section}.", f"{section}=", f"{section} ")) for problem in self.problems)
 
     @contextlib.contextmanager
     def trying(self, subject: str) -> Iterator[None]:
-        """Whatever fails in it is a mistake in the subject."""
+        """Whatever fails in it is a problem in the subject."""
         try:
             yield
         except Exception as error:
             if self.traceback:
                 raise
-            self.mistake(f"{subject}: {_said(error)}")
+            self.problem(f"{subject}: {_said(error)}")
 
 
 def _said(error: Exception) -> str:
@@ -97,14 +97,14 @@ def _said(error: Exception) -> str:
 
 def _check(args: argparse.Namespace, report: _Report) -> None:
     try:
-        opt, mistakes, missing = examine(args, os.getcwd(), is_train=None)
+        opt, problems, missing = examine(args, os.getcwd(), is_train=None)
     except (ValueError, FileNotFoundError) as error:
-        return report.mistake(str(error))
-    for mistake in (*mistakes, *missing):
-        report.mistake(mistake)
+        return report.problem(str(error))
+    for problem in (*problems, *missing):
+        report.problem(problem)
     if "is_train" not in opt:
         return report.skipped("everything else", "sections are missing")
-    if not report.mistakes:
+    if not report.problems:
         report.good("options", f"of a {'training' if opt['is_train'] else 'test'}")
     datasets = {phase: _dataset(opt, phase, report) for phase in opt["datasets"]}
     _count_parameters(opt, report)
@@ -113,7 +113,7 @@ def _check(args: argparse.Namespace, report: _Report) -> None:
             _build(f"train.{key}", section, _build_loss, report)
     for name, section in ((opt.get("val") or {}).get("metrics") or {}).items() if not report.touches("val") else ():
         _build(f"val.metrics.{name}", section, _build_metric, report)
-    _try_batch(opt, datasets, mistakes, missing, report)
+    _try_batch(opt, datasets, problems, missing, report)
 
 
 def _dataset(opt: dict, phase: str, report: _Report) -> Dataset | None:
@@ -121,7 +121,7 @@ def _dataset(opt: dict, phase: str, report: _Report) -> Dataset | None:
 
     where = f"datasets.{phase}"
     if report.touches(where):
-        return report.skipped(where, "see the mistakes above")
+        return report.skipped(where, "see the problems above")
     with report.trying(where):
         dataset = build_dataset(opt["datasets"][phase])
         report.good(where, f"{len(dataset)} images")
@@ -129,16 +129,16 @@ def _dataset(opt: dict, phase: str, report: _Report) -> Dataset | None:
 
 
 def _count_parameters(opt: dict, report: _Report) -> None:
-    networks, mistakes = build_on_meta(opt)
-    for mistake in mistakes:
-        if mistake not in report.mistakes:
-            report.mistake(mistake)
+    networks, problems = build_on_meta(opt)
+    for problem in problems:
+        if problem not in report.problems:
+            report.problem(problem)
     for name, network in networks.items():
         parts = {key: _millions(part) for key, part in network.named_children()} if opt[name]["type"] == "ITER" else {}
         detail = f" ({', '.join(f'{key} {count}' for key, count in parts.items())})" if parts else ""
         needed = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         if needed > _memory():
-            report.mistake(f"{name}: its weights need {_gib(needed)}, this machine has {_gib(_memory())}")
+            report.problem(f"{name}: its weights need {_gib(needed)}, this machine has {_gib(_memory())}")
         else:
             report.good(name, f"{opt[name]['type']}, {_millions(network)} parameters{detail}")
 
@@ -177,17 +177,17 @@ def _build_metric(section: dict) -> None:
 
 
 def _try_batch(
-    opt: dict, datasets: dict[str, Dataset | None], mistakes: list[str], missing: list[str], report: _Report
+    opt: dict, datasets: dict[str, Dataset | None], problems: list[str], missing: list[str], report: _Report
 ) -> None:
     sets = [datasets["train"]] if opt["is_train"] else list(datasets.values())
-    if mistakes:
+    if problems:
         return report.skipped("batch", "the options are wrong")
     if None in sets:
         return report.skipped("batch", "no data")
     if missing:
         return report.skipped("batch", "files are missing")
-    if report.mistakes:
-        return report.skipped("batch", "see the mistakes above")
+    if report.problems:
+        return report.skipped("batch", "see the problems above")
     waiting = _waiting_download(opt)
     if waiting:
         return report.skipped("batch", f"{waiting} is downloaded by the first run")

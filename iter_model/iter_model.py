@@ -11,7 +11,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_compat.schema import shown
+from basicsr_compat.schema import format_value
 from iter_arch.checkpoint import load_strictly, read_checkpoint, save_pretrained
 from iter_arch.color import match_color
 from iter_arch.iter_arch import ITER
@@ -19,7 +19,7 @@ from iter_arch.released import tuned_sampling
 from iter_arch.sampling import SamplingConfig, draw_tokens
 from iter_arch.schedule import mask_ratio
 from iter_data import DegradationOptions, PairPool, batch_to_pair
-from iter_model.options import ITERTrainOptions, ITERValOptions, crop_mistakes, ground_truth_mistakes
+from iter_model.options import ITERTrainOptions, ITERValOptions, crop_problems, ground_truth_problems
 from iter_model.training import TrainingMixin
 from iter_model.validation import ValidationMixin
 
@@ -111,26 +111,27 @@ class ITERModel(ValidationMixin, TrainingMixin):
     path_keys = ("pretrain_network_vqgan",)
 
     @classmethod
-    def option_mistakes(
+    def option_problems(
         cls, opt: Mapping[str, Any], is_train: bool, networks: Mapping[str, nn.Module]
     ) -> Iterator[str]:
         """See `TrainingMixin`."""
-        mistakes = list(super().option_mistakes(opt, is_train, networks))
-        yield from mistakes
-        if not any(mistake.startswith("val.") for mistake in mistakes):
-            yield from ground_truth_mistakes(opt)
+        problems = list(super().option_problems(opt, is_train, networks))
+        yield from problems
+        if not any(problem.startswith("val.") for problem in problems):
+            yield from ground_truth_problems(opt)
         net = networks.get("network_g")
         if net is not None and not isinstance(net, ITER):
             yield f"network_g.type={opt['network_g']['type']} must be ITER for model_type ITERModel"
         elif net is not None:
             if opt.get("scale") != net.scale:
-                yield f"network_g.scale={net.scale} must be the scale of the data, scale={shown(opt.get('scale'))}"
+                scale = format_value(opt.get("scale"))
+                yield f"network_g.scale={net.scale} must be the scale of the data, scale={scale}"
             tile = (opt.get("val") or {}).get("tile")
             if isinstance(tile, int) and tile < net.multiple:
                 yield f"val.tile={tile} must be at least {net.multiple}, the LQ pixels of a window of tokens"
         if is_train:
             if isinstance(net, ITER):
-                yield from crop_mistakes(opt, net.multiple * net.scale)
+                yield from crop_problems(opt, net.multiple * net.scale)
             queue, batch = opt["train"].get("queue_size"), opt["datasets"]["train"].get("batch_size_per_gpu")
             if isinstance(queue, int) and isinstance(batch, int) and 0 < queue < batch:
                 yield f"train.queue_size={queue} must be 0, or at least datasets.train.batch_size_per_gpu={batch}"
@@ -174,8 +175,8 @@ class ITERModel(ValidationMixin, TrainingMixin):
             get_root_logger().info(f"Loaded SwinVQGAN from {vqgan}")
 
     def init_training_settings(self) -> None:
-        for mistake in _missing_vqgan(self.opt["path"]):
-            raise ValueError(mistake)
+        for problem in _missing_vqgan(self.opt["path"]):
+            raise ValueError(problem)
         # The format of the fastest convs; the trained networks' GroupNorm has a slow backward in it.
         self.iter.vqgan.to(memory_format=torch.channels_last)
         self.net_g = self.model_to_device(self.net_g)
@@ -239,7 +240,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         return tuple(x.to(self.device, non_blocking=True) for x in (m_t, alpha, uniform))
 
     def optimize_parameters(self, current_iter: int) -> None:
-        with self.autocast(), self.synchronised(self.net_g, current_iter):
+        with self.autocast(), self.synchronized(self.net_g, current_iter):
             with torch.no_grad():
                 S_h = self.iter.vqgan.quantizer.tokens(self.iter.vqgan.latent(self.gt))
             m_t, alpha, uniform = self.draw_training_masks(S_h.shape)

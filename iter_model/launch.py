@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             print(f"basicsr {args.command}: {elsewhere}", file=sys.stderr)
             return 1
         failed = replaced.run_has_begun() and isinstance(error, OSError | UnreadableImage)
-        if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not (failed or _is_mistake(error)):
+        if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not (failed or _is_users_problem(error)):
             raise
         rank = f" (rank {os.environ['RANK']})" if args.launcher != "none" and "RANK" in os.environ else ""
         said = f"basicsr {args.command}{rank}: error: "
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     return training.exit_code()
 
 
-def _is_mistake(error: Exception) -> bool:
+def _is_users_problem(error: Exception) -> bool:
     """Whether this is the user's to mend: it shows before the run has begun, in the way option checks show it."""
     if replaced.run_has_begun():
         return False

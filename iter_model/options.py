@@ -13,7 +13,7 @@ import torch
 from basicsr.models import lr_scheduler
 
 from basicsr_compat.pipeline.options import LoggerOptions, Network, registered
-from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Rule, Weight, shown
+from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Rule, Weight, format_value
 from iter_arch.sampling import SamplingConfig, Schedule
 
 Section = Mapping[str, Any]
@@ -48,7 +48,7 @@ Scheduler = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Switches:
+class TrainerOptions:
     """How networks are trained.
 
     autocast: none (or ~) or bf16; losses, softmax and quantiser distances stay float32.
@@ -68,7 +68,7 @@ class Switches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Switches):
+class TrainOptions(TrainerOptions):
     """The section `train` of both stages. warmup_iter: iterations in which the learning rate rises; -1, none."""
 
     total_iter: Count
@@ -181,16 +181,16 @@ def impossible_optimizers(train: Section) -> Iterator[str]:
         try:
             optimizer = _OPTIMIZERS[train[key]["type"]]([torch.nn.Parameter(torch.zeros(1))], **options)
         except Exception as error:  # whatever a class says to what it is not made for
-            yield f"train.{key}={shown(train[key])} is impossible: {error}"
+            yield f"train.{key}={format_value(train[key])} is impossible: {error}"
             continue
         options = {name: value for name, value in train["scheduler"].items() if name != "type"}
         try:
             _SCHEDULERS[train["scheduler"]["type"]](optimizer, **options)
         except Exception as error:
-            yield f"train.scheduler={shown(train['scheduler'])} is impossible: {error}"
+            yield f"train.scheduler={format_value(train['scheduler'])} is impossible: {error}"
 
 
-def crop_mistakes(opt: Section, multiple: int) -> Iterator[str]:
+def crop_problems(opt: Section, multiple: int) -> Iterator[str]:
     """gt_size must be a multiple of the pixels that one window of tokens covers."""
     size = opt["datasets"]["train"].get("gt_size")
     if isinstance(size, int) and size % multiple:
@@ -200,7 +200,7 @@ def crop_mistakes(opt: Section, multiple: int) -> Iterator[str]:
         )
 
 
-def ground_truth_mistakes(opt: Section) -> Iterator[str]:
+def ground_truth_problems(opt: Section) -> Iterator[str]:
     """Metrics against a GT, where the data set has none."""
     metrics = (opt.get("val") or {}).get("metrics") or {}
     for phase, dataset in opt["datasets"].items():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from iter_arch.quantizer import VectorQuantizer
 from iter_arch.swin_vqgan_arch import SwinVQGAN
 from iter_arch.tiling import pad_to_multiple
-from iter_model.options import SwinVQGANTrainOptions, ValOptions, crop_mistakes
+from iter_model.options import SwinVQGANTrainOptions, ValOptions, crop_problems
 from iter_model.training import TrainingMixin, all_reduce_sum, broadcast_from_main
 from iter_model.validation import ValidationMixin
 
@@ -29,16 +29,16 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
     further_networks = ("network_d",)
 
     @classmethod
-    def option_mistakes(
+    def option_problems(
         cls, opt: Mapping[str, Any], is_train: bool, networks: Mapping[str, nn.Module]
     ) -> Iterator[str]:
         """See `TrainingMixin`."""
-        yield from super().option_mistakes(opt, is_train, networks)
+        yield from super().option_problems(opt, is_train, networks)
         net = networks.get("network_g")
         if net is not None and not isinstance(net, SwinVQGAN):
             yield f"network_g.type={opt['network_g']['type']} must be SwinVQGAN for model_type SwinVQGANModel"
         elif is_train and net is not None:
-            yield from crop_mistakes(opt, net.factor * net.window)
+            yield from crop_problems(opt, net.factor * net.window)
         if is_train and opt["train"].get("decoder_only"):
             if not opt["path"].get("pretrain_network_g"):
                 yield "path.pretrain_network_g is missing: train.decoder_only trains the decoder of a finished stage I"
@@ -126,8 +126,8 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
         # net_d too: a forward here that announces an exchange would make the one below exchange its gradients.
         with (
             self.autocast(),
-            self.synchronised(self.net_g, current_iter),
-            self.synchronised(self.net_d, current_iter),
+            self.synchronized(self.net_g, current_iter),
+            self.synchronized(self.net_d, current_iter),
         ):
             output = self.net_g(self.gt, quantize=quantize)
             scores = self.net_d(output.image) if with_gan else None
@@ -149,7 +149,7 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
 
     def _optimize_discriminator(self, fake: Tensor, current_iter: int) -> dict[str, Tensor]:
         self.net_d.requires_grad_(True)
-        with self.autocast(), self.synchronised(self.net_d, current_iter):
+        with self.autocast(), self.synchronized(self.net_d, current_iter):
             # One forward for both halves: DistributedDataParallel allows one before each backward.
             real_scores, fake_scores = self.net_d(torch.cat([self.gt, fake.to(self.gt.dtype)])).float().chunk(2)
         real_loss = self.cri_gan(real_scores, True, is_disc=True)

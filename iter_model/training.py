@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from basicsr_compat.pipeline.checkpoints import derive_seed
 from basicsr_compat.pipeline.options import Network
-from basicsr_compat.schema import read_section, section_mistakes
+from basicsr_compat.schema import read_section, section_problems
 from iter_arch.checkpoint import load_strictly, read_checkpoint
-from iter_model.options import RunOptions, Switches, TrainOptions, ValOptions, impossible_optimizers
+from iter_model.options import RunOptions, TrainerOptions, TrainOptions, ValOptions, impossible_optimizers
 
 _IMPLEMENTATIONS = {"fused", "foreach", "differentiable", "capturable"}
 
@@ -29,7 +29,7 @@ class TrainingMixin(BaseModel):
     further_networks: tuple[str, ...] = ()
 
     @classmethod
-    def option_mistakes(
+    def option_problems(
         cls, opt: Mapping[str, Any], is_train: bool, networks: Mapping[str, nn.Module]
     ) -> Iterator[str]:
         """Say what is wrong with the options of a run, a line each.
@@ -39,20 +39,20 @@ class TrainingMixin(BaseModel):
             networks: those of the yml that can be built, on the meta device.
         """
         further = {name: Network | None for name in cls.further_networks}
-        mistakes = list(section_mistakes(opt, RunOptions, "", also=further))
+        problems = list(section_problems(opt, RunOptions, "", also=further))
         if is_train:
-            mistakes += section_mistakes(opt["train"], cls.train_options, "train")
+            problems += section_problems(opt["train"], cls.train_options, "train")
         if opt.get("val") is not None:
-            mistakes += section_mistakes(opt["val"], cls.val_options, "val")
-        yield from mistakes
-        if is_train and not any(mistake.startswith("train.") for mistake in mistakes):
+            problems += section_problems(opt["val"], cls.val_options, "val")
+        yield from problems
+        if is_train and not any(problem.startswith("train.") for problem in problems):
             yield from impossible_optimizers(opt["train"])
 
     def read_options(self) -> None:
         """Make dataclasses of the sections `train` and `val`."""
         self.val = read_section(self.val_options, self.opt.get("val") or {}, "val")
         # Of the section of a training nothing is read in a test.
-        self.train = read_section(self.train_options, self.opt["train"], "train") if self.is_train else Switches()
+        self.train = read_section(self.train_options, self.opt["train"], "train") if self.is_train else TrainerOptions()
         self.memory_format = torch.channels_last if self.train.channels_last else torch.contiguous_format
         self.losses: dict[str, Tensor] = {}
         # Of all random draws of the training; seeded anew in every iteration, so that it has no state to be saved.
@@ -75,7 +75,7 @@ class TrainingMixin(BaseModel):
         self.optimizers.append(optimizer)
         return optimizer
 
-    def synchronised(self, network: nn.Module, current_iter: int) -> contextlib.AbstractContextManager:
+    def synchronized(self, network: nn.Module, current_iter: int) -> contextlib.AbstractContextManager:
         """Around the network's forward: its gradients are averaged over the ranks only where a step follows."""
         if current_iter % self.train.accumulate == 0 or not hasattr(network, "no_sync"):
             return contextlib.nullcontext()

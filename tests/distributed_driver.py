@@ -200,9 +200,9 @@ def compare(folder):
     results["gradients"] = gradients_of_both_models(own, seed=rank)
     results["history"], results["again"] = history(own, rank), history(own, rank)
     model = iter_model_of(own)
-    synchronised = [*model.net_g.module.parameters(), *model.net_g.module.buffers()]
+    synchronized = [*model.net_g.module.parameters(), *model.net_g.module.buffers()]
     frozen = {id(tensor) for tensor in (*model.iter.vqgan.parameters(), *model.iter.vqgan.buffers())}
-    results["frozen_in_ddp"] = [tuple(tensor.shape) for tensor in synchronised if id(tensor) in frozen]
+    results["frozen_in_ddp"] = [tuple(tensor.shape) for tensor in synchronized if id(tensor) in frozen]
     results["validations"] = validations(folder / "validated")
     results["uneven"] = validations(folder / "uneven", count=(5,), test=rank_one_takes_one_image)
     results["own_fault"] = replaced.failed_elsewhere(ValueError("a fault")) if rank == 1 else None

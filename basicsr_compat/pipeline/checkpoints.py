@@ -230,7 +230,7 @@ class Run:
         return self.stop is not None
 
     def _common_stop(self) -> int:
-        """An iteration that no rank can have ended: the next whose gradients are synchronised.
+        """An iteration that no rank can have ended: the next whose gradients are synchronized.
 
         On a GPU the processes run ahead of it by what its queue holds, some iterations at most.
         """

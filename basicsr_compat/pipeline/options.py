@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal
 import torch
 import yaml
 
-from basicsr_compat.schema import Count, Natural, OneOf, mistakes_in, nearest, shown, shown_key
+from basicsr_compat.schema import Count, Natural, OneOf, format_key, format_value, nearest, problems_in
 
 __all__ = [
     "LoggerOptions",
     "Network",
-    "OptionMistakes",
+    "OptionProblems",
     "add_arguments",
     "add_option_file",
     "build_on_meta",
@@ -35,12 +35,12 @@ __all__ = [
 ]
 
 
-class OptionMistakes(ValueError):
-    """Every mistake that was found in the options, a line each."""
+class OptionProblems(ValueError):
+    """Every problem that was found in the options, a line each."""
 
-    def __init__(self, mistakes: Collection[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = tuple(mistakes)
+    def __init__(self, problems: Collection[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
 
 
 def registered(kind: str, **further: Any) -> OneOf:
@@ -144,17 +144,17 @@ def _unfit_sections(opt: dict, is_train: bool) -> Iterator[str]:
     optional = ["path", "logger", "train", "val", *(key for key in opt if str(key).startswith("network_"))]
     for key in optional:
         if opt.get(key) is not None and not isinstance(opt[key], dict):
-            yield f"{key}={shown(opt[key])} must be a section of options, `key: value`"
+            yield f"{key}={format_value(opt[key])} must be a section of options, `key: value`"
     datasets = opt.get("datasets")
     if datasets is None:
         return
     kinds = ("train", "val") if is_train else ("val", "test")
     if not isinstance(datasets, dict):
-        yield f"datasets={shown(datasets)} must be a section with a section for each set"
+        yield f"datasets={format_value(datasets)} must be a section with a section for each set"
         return
     for phase, dataset in datasets.items():
         if str(phase).split("_")[0] not in kinds or not isinstance(phase, str) or not isinstance(dataset, dict):
-            yield f"datasets.{shown_key(phase)} must be a section whose name starts with {' or '.join(kinds)}"
+            yield f"datasets.{format_key(phase)} must be a section whose name starts with {' or '.join(kinds)}"
 
 
 def _fill_in(opt: dict, is_train: bool) -> None:
@@ -215,11 +215,11 @@ def _missing(opt: dict, is_train: bool) -> Iterator[str]:
             yield f"the options lack {where}; set it in the yml"
 
 
-def _name_mistakes(name: Any) -> Iterator[str]:
+def _name_problems(name: Any) -> Iterator[str]:
     """The name becomes a folder, which is renamed where there is one already."""
     parts = Path(name).parts if isinstance(name, str) else ()
     if not parts or parts[0] == "/" or ".." in parts or "\0" in name or max(map(len, parts)) > 100:
-        yield f"name={shown(name)} must be the name of a folder to be made, such as my_run"
+        yield f"name={format_value(name)} must be the name of a folder to be made, such as my_run"
     # BasicSR reads 'debug' anywhere in the name as its debug mode, which drops TensorBoard and validates all the time.
     elif "debug" in name and not name.startswith("debug"):
         yield (
@@ -232,14 +232,14 @@ def _unregistered(opt: dict) -> Iterator[str]:
     """BasicSR meets an unknown type when it gets there: a metric's at the first validation, hours into a run."""
     model = opt["model_type"]
     if not isinstance(model, str) or registered("model").find(model) is None:
-        yield f"model_type={shown(model)} is not a registered model{nearest(model, _registry('model').keys())}"
+        yield f"model_type={format_value(model)} is not a registered model{nearest(model, _registry('model').keys())}"
     named = [("arch", key, value) for key, value in opt.items() if str(key).startswith("network_") and value]
     named += [("dataset", f"datasets.{phase}", dataset) for phase, dataset in opt["datasets"].items()]
     metrics = (opt.get("val") or {}).get("metrics") or {}
     if not isinstance(metrics, dict):
-        yield f"val.metrics={shown(metrics)} must be a section with a section for each metric"
+        yield f"val.metrics={format_value(metrics)} must be a section with a section for each metric"
         metrics = {}
-    named += [("metric", f"val.metrics.{shown_key(key)}", value) for key, value in metrics.items()]
+    named += [("metric", f"val.metrics.{format_key(key)}", value) for key, value in metrics.items()]
     for key, value in (opt.get("train") or {}).items():
         if str(key).endswith("_opt") and isinstance(value, dict) and "type" in value:
             named.append(("loss", f"train.{key}", value))
@@ -248,9 +248,9 @@ def _unregistered(opt: dict) -> Iterator[str]:
             yield f"{where} must be a section with a `type`"
         elif not isinstance(section["type"], str) or registered(kind).find(section["type"]) is None:
             hint = nearest(section["type"], _registry(kind).keys())
-            yield f"{where}.type={shown(section['type'])} is not a registered {kind}{hint}"
+            yield f"{where}.type={format_value(section['type'])} is not a registered {kind}{hint}"
         elif kind == "arch":
-            yield from mistakes_in(section, Network, where)
+            yield from problems_in(section, Network, where)
 
 
 def _impossible_numbers(opt: dict, is_train: bool) -> Iterator[str]:
@@ -273,7 +273,7 @@ def _impossible_numbers(opt: dict, is_train: bool) -> Iterator[str]:
         if section.get(key) is not None:
             if isinstance(section[key], float) and section[key].is_integer():
                 section[key] = int(section[key])
-            yield from mistakes_in(section[key], annotation, where)
+            yield from problems_in(section[key], annotation, where)
     batch, queue = opt["datasets"]["train"]["batch_size_per_gpu"], opt.get("queue_size")
     if isinstance(batch, int) and isinstance(queue, int) and batch > 0 and queue % batch:
         yield f"queue_size={queue} must be a multiple of datasets.train.batch_size_per_gpu={batch}"
@@ -281,9 +281,9 @@ def _impossible_numbers(opt: dict, is_train: bool) -> Iterator[str]:
     if isinstance(scheduler, dict) and scheduler.get("type") == "CosineAnnealingRestartLR" and isinstance(total, int):
         periods = scheduler.get("periods")
         if not isinstance(periods, list) or not all(isinstance(period, int) for period in periods):
-            yield f"train.scheduler.periods={shown(periods)} must be a list of whole numbers"
+            yield f"train.scheduler.periods={format_value(periods)} must be a list of whole numbers"
         elif sum(periods) < total:
-            yield f"train.scheduler.periods={shown(periods)} must add up to train.total_iter={total} at least"
+            yield f"train.scheduler.periods={format_value(periods)} must add up to train.total_iter={total} at least"
 
 
 def _unknown_key_metric(opt: dict) -> Iterator[str]:
@@ -292,7 +292,7 @@ def _unknown_key_metric(opt: dict) -> Iterator[str]:
     name, known = val.get("key_metric"), list(metrics) if isinstance(metrics, dict) else []
     if name is not None and name not in known:
         yield (
-            f"val.key_metric={shown(name)} must be the name of one of val.metrics: "
+            f"val.key_metric={format_value(name)} must be the name of one of val.metrics: "
             f"{', '.join(map(str, known)) or 'there are none'}{nearest(name, known)}"
         )
 
@@ -319,18 +319,18 @@ def _model_class(opt: dict) -> Any:
     return registered("model").find(name) if isinstance(name, str) else None
 
 
-def _path_mistakes(opt: dict, is_train: bool) -> Iterator[str]:
+def _path_problems(opt: dict, is_train: bool) -> Iterator[str]:
     """BasicSR makes a folder of an unknown key under path:, trains from scratch, and tests with random weights."""
     path = opt["path"]
     known, open_ended = _path_keys(opt)
     for key, value in path.items():
-        where = f"path.{shown_key(key)}"
+        where = f"path.{format_key(key)}"
         if key not in known and not (open_ended and isinstance(key, str) and _PATH_KEY.fullmatch(key)):
             yield f"{where} is not an option{nearest(key, known)}; known here: {', '.join(known)}"
         elif key.startswith("strict_load"):
-            yield from mistakes_in(value, bool, where)
+            yield from problems_in(value, bool, where)
         elif key != "ignore_resume_networks":
-            yield from mistakes_in(value, str | None, where)
+            yield from problems_in(value, str | None, where)
     weights = [key for key in known if key.startswith("pretrain_")]
     if not is_train and weights and not any(path[key] for key in path if str(key).startswith("pretrain_")):
         yield (
@@ -346,7 +346,7 @@ def _missing_checkpoints(opt: dict) -> Iterator[str]:
         opt["path"][key] = value = os.path.expanduser(value)
         names_file = key == "resume_state" or value.endswith((".pth", ".pt", ".ckpt", ".safetensors"))
         if names_file and not os.path.isfile(value):
-            yield f"path.{key}={shown(value)}: there is no such file (looked from {os.getcwd()})"
+            yield f"path.{key}={format_value(value)}: there is no such file (looked from {os.getcwd()})"
 
 
 def _missing_data(opt: dict) -> Iterator[str]:
@@ -358,14 +358,14 @@ def _missing_data(opt: dict) -> Iterator[str]:
             several = isinstance(value, list)
             values = value if several else [value]
             if not all(isinstance(item, str) for item in values):
-                yield f"datasets.{phase}.{key}={shown(value)} must be a path"
+                yield f"datasets.{phase}.{key}={format_value(value)} must be a path"
                 continue
             values = [os.path.expanduser(item) for item in values]
             dataset[key] = values if several else values[0]
             for item in values:
                 if not os.path.exists(item):
                     yield (
-                        f"datasets.{phase}.{key}={shown(item)} does not exist (looked from {os.getcwd()}); "
+                        f"datasets.{phase}.{key}={format_value(item)} does not exist (looked from {os.getcwd()}); "
                         "datasets/README.md says how to get and prepare the images"
                     )
 
@@ -375,35 +375,35 @@ def build_on_meta(opt: dict) -> tuple[dict[str, torch.nn.Module], list[str]]:
 
     Their constructors know which options cannot go together.
     """
-    networks, mistakes = {}, []
+    networks, problems = {}, []
     for key, section in opt.items():
-        if not str(key).startswith("network_") or not section or list(mistakes_in(section, Network, key)):
+        if not str(key).startswith("network_") or not section or list(problems_in(section, Network, key)):
             continue
         arguments = {name: value for name, value in section.items() if name != "type"}
         try:
             with torch.device("meta"):
                 networks[key] = registered("arch").find(section["type"])(**copy.deepcopy(arguments))
         except Exception as error:  # whatever PyTorch says to sizes that cannot be
-            mistakes.append(f"{key} of type {section['type']} cannot be built: {_one_line(error)}")
-    return networks, mistakes
+            problems.append(f"{key} of type {section['type']} cannot be built: {_one_line(error)}")
+    return networks, problems
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _declared_mistakes(opt: dict, is_train: bool) -> Iterator[str]:
+def _declared_problems(opt: dict, is_train: bool) -> Iterator[str]:
     """What the classes of model and data sets say that declare their options: see CONTRIBUTING.md."""
     for phase, dataset in opt["datasets"].items():
         name = dataset.get("type")
         found = registered("dataset").find(name) if isinstance(name, str) else None
-        if hasattr(found, "option_mistakes"):
-            yield from found.option_mistakes(dataset, f"datasets.{phase}")
+        if hasattr(found, "option_problems"):
+            yield from found.option_problems(dataset, f"datasets.{phase}")
     model = _model_class(opt)
-    if hasattr(model, "option_mistakes"):
-        networks, mistakes = build_on_meta(opt)
-        yield from mistakes
-        yield from model.option_mistakes(opt, is_train, networks)
+    if hasattr(model, "option_problems"):
+        networks, problems = build_on_meta(opt)
+        yield from problems
+        yield from model.option_problems(opt, is_train, networks)
 
 
 def _report_misspelt(opt: dict) -> None:
@@ -477,14 +477,14 @@ def read_options(args: argparse.Namespace, root_path: str, is_train: bool) -> di
         is_train: whether this is a training.
 
     Raises:
-        OptionMistakes: options are missing, unknown or impossible, or name data or checkpoints that are not there; the
+        OptionProblems: options are missing, unknown or impossible, or name data or checkpoints that are not there; the
             message says of each what to do, a line each.
         ValueError: the option file holds no options.
         FileNotFoundError: the option file is not there.
     """
-    opt, mistakes, missing = examine(args, root_path, is_train)
-    if mistakes or missing:
-        raise OptionMistakes([*mistakes, *missing])
+    opt, problems, missing = examine(args, root_path, is_train)
+    if problems or missing:
+        raise OptionProblems([*problems, *missing])
     return opt
 
 
@@ -495,7 +495,7 @@ def examine(args: argparse.Namespace, root_path: str, is_train: bool | None) -> 
         is_train: None: a training where the yml has a data set for it.
 
     Returns:
-        The options, which can be used where there are no mistakes, and have the key 'is_train' where all their sections
+        The options, which can be used where there are no problems, and have the key 'is_train' where all their sections
         are there; what is wrong in them; and which files they name that are not there. ValueError and FileNotFoundError
         as `read_options`.
     """
@@ -503,45 +503,45 @@ def examine(args: argparse.Namespace, root_path: str, is_train: bool | None) -> 
     if is_train is None:
         datasets = opt.get("datasets")
         is_train = "train" in (datasets if isinstance(datasets, dict) and datasets else opt)
-    mistakes = list(_unfit_sections(opt, is_train))
-    if not mistakes:
+    problems = list(_unfit_sections(opt, is_train))
+    if not problems:
         _fill_in(opt, is_train)
         for entry in args.force_yml or ():
             try:
                 _force(opt, entry)
             except ValueError as error:
-                mistakes.append(str(error))
-        mistakes += _unfit_sections(opt, is_train)
-    mistakes += _missing(opt, is_train)
-    if mistakes:
-        return opt, _one_a_field(mistakes), []
+                problems.append(str(error))
+        problems += _unfit_sections(opt, is_train)
+    problems += _missing(opt, is_train)
+    if problems:
+        return opt, _one_a_field(problems), []
     if isinstance(opt["name"], int | float):
         opt["name"] = str(opt["name"])
-    mistakes = [*_name_mistakes(opt["name"]), *_unregistered(opt), *_impossible_numbers(opt, is_train)]
-    mistakes += _unknown_key_metric(opt)
-    mistakes += mistakes_in(opt["num_gpu"], Natural | Literal["auto"], "num_gpu")
-    mistakes += mistakes_in(opt["manual_seed"], Natural | None, "manual_seed")
-    mistakes += _path_mistakes(opt, is_train)
+    problems = [*_name_problems(opt["name"]), *_unregistered(opt), *_impossible_numbers(opt, is_train)]
+    problems += _unknown_key_metric(opt)
+    problems += problems_in(opt["num_gpu"], Natural | Literal["auto"], "num_gpu")
+    problems += problems_in(opt["manual_seed"], Natural | None, "manual_seed")
+    problems += _path_problems(opt, is_train)
     for phase, dataset in opt["datasets"].items():
         dataset["phase"] = phase.split("_")[0]
         if "scale" in opt:
             dataset["scale"] = opt["scale"]
-    mistakes += _declared_mistakes(opt, is_train)
+    problems += _declared_problems(opt, is_train)
     missing = [*_missing_data(opt), *_missing_checkpoints(opt)]
     _report_misspelt(opt)
     opt.update(auto_resume=args.auto_resume, is_train=is_train, root_path=root_path, dist=args.launcher != "none")
-    if not mistakes:
+    if not problems:
         _name_debug_run(opt, args.debug)
         _settle_devices(opt)
         _set_run_folders(opt, is_train)
-    return opt, _one_a_field(mistakes), missing
+    return opt, _one_a_field(problems), missing
 
 
-def _one_a_field(mistakes: Iterable[str]) -> list[str]:
-    """The first of the mistakes of each field: a value that is no number is not too small as well."""
+def _one_a_field(problems: Iterable[str]) -> list[str]:
+    """The first of the problems of each field: a value that is no number is not too small as well."""
     first: dict[str, str] = {}
-    for mistake in mistakes:
-        first.setdefault(mistake.partition("=")[0], mistake)
+    for problem in problems:
+        first.setdefault(problem.partition("=")[0], problem)
     return list(first.values())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from basicsr_compat.schema import Count, Natural, Positive, Rule, nearest, section_mistakes, shown, shown_key
+from basicsr_compat.schema import Count, Natural, Positive, Rule, format_key, format_value, nearest, section_problems
 
 MIN_GT_SIZE = 32  # sharpening needs more than 25
 
@@ -83,17 +83,17 @@ class DegradationOptions:
         Raises ValueError for an unknown key (with the nearest known one) and for a value that breaks its rule.
         """
         section = {} if section is None else section
-        mistakes = list(degradation_mistakes(section, name))
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        problems = list(degradation_problems(section, name))
+        if problems:
+            raise ValueError("\n".join(problems))
         return cls(**_with_tuples(section))
 
     def __post_init__(self) -> None:
-        mistakes = list(self._mistakes())
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        problems = list(self._problems())
+        if problems:
+            raise ValueError("\n".join(problems))
 
-    def _mistakes(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         yield from self._unless("gt_usm", isinstance(self.gt_usm, bool), "must be true or false")
         for key in (
             "sinc_prob",
@@ -134,7 +134,7 @@ class DegradationOptions:
     def _unless(self, key: str, holds: bool, rule: str) -> Iterator[str]:
         if not holds:
             value = getattr(self, key)
-            yield f"{key}={shown(list(value) if isinstance(value, tuple) else value)} {rule}"
+            yield f"{key}={format_value(list(value) if isinstance(value, tuple) else value)} {rule}"
 
     def _unless_weights(self, key: str, count: int, meaning: str) -> Iterator[str]:
         value = getattr(self, key)
@@ -218,34 +218,34 @@ class DatasetOptions:
     persistent_workers: bool = False
 
 
-def degradation_mistakes(section: Any, where: str) -> Iterator[str]:
+def degradation_problems(section: Any, where: str) -> Iterator[str]:
     """Say what is wrong with a section of `DegradationOptions`, a line each."""
     if not isinstance(section, Mapping):
-        yield f"{where}={shown(section)} must be a section of options, e.g. {where}: {{jpeg_range: [30, 95]}}"
+        yield f"{where}={format_value(section)} must be a section of options, e.g. {where}: {{jpeg_range: [30, 95]}}"
         return
     known = DegradationOptions.__dataclass_fields__
     for key in section:
         if key not in known:
             hint = nearest(key, known) or f"; known: {', '.join(known)}"
-            yield f"{where}.{shown_key(key)} is not an option{hint}"
+            yield f"{where}.{format_key(key)} is not an option{hint}"
     try:
         DegradationOptions(**_with_tuples({key: value for key, value in section.items() if key in known}))
     except ValueError as error:
         yield from (f"{where}.{line}" for line in str(error).splitlines())
 
 
-def dataset_mistakes(section: Mapping[str, Any], where: str) -> Iterator[str]:
+def dataset_problems(section: Mapping[str, Any], where: str) -> Iterator[str]:
     """Say what is wrong with a section of `DatasetOptions`, a line each."""
     misplaced = [key for key in section if key in DegradationOptions.__dataclass_fields__]
     for key in misplaced:
         yield f"{where}.{key} belongs into the sub-section {where}.degradation: move it there"
-    mistakes = list(
-        section_mistakes({key: section[key] for key in section if key not in misplaced}, DatasetOptions, where)
+    problems = list(
+        section_problems({key: section[key] for key in section if key not in misplaced}, DatasetOptions, where)
     )
-    yield from mistakes
+    yield from problems
     if section.get("degradation") is not None:
-        yield from degradation_mistakes(section["degradation"], f"{where}.degradation")
-    if not mistakes:
+        yield from degradation_problems(section["degradation"], f"{where}.degradation")
+    if not problems:
         yield from _unfit_crops(DatasetOptions(**{key: section[key] for key in section if key not in misplaced}), where)
         yield from _unfit_sources(section, where)
 
@@ -270,13 +270,14 @@ def _unfit_sources(section: Mapping[str, Any], where: str) -> Iterator[str]:
     if (section.get("io_backend") or {}).get("type") == "lmdb":
         if not isinstance(roots, str) or not roots.rstrip("/").endswith(".lmdb"):
             rule = "must be one folder whose name ends in .lmdb with io_backend type lmdb"
-            yield f"{where}.dataroot_gt={shown(roots)} {rule}"
+            yield f"{where}.dataroot_gt={format_value(roots)} {rule}"
         return
     if not roots:
-        yield f"{where}.dataroot_gt={shown(roots)} must be an image folder or a list of image folders"
+        yield f"{where}.dataroot_gt={format_value(roots)} must be an image folder or a list of image folders"
     counts = [1 if isinstance(names, str) else len(names) for names in (roots, metas or roots)]
     if counts[0] != counts[1]:
-        yield f"{where}.meta_info={shown(metas)} must name one file for each folder of dataroot_gt={shown(roots)}"
+        rule = f"must name one file for each folder of dataroot_gt={format_value(roots)}"
+        yield f"{where}.meta_info={format_value(metas)} {rule}"
 
 
 def _with_tuples(section: Mapping[str, Any]) -> dict[str, Any]:

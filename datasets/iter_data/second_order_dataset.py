@@ -29,7 +29,7 @@ from iter_data.images import (
     to_tensor,
 )
 from iter_data.kernels import Kernels, draw_kernels, seeded
-from iter_data.options import MIN_GT_SIZE, DatasetOptions, DegradationOptions, dataset_mistakes
+from iter_data.options import MIN_GT_SIZE, DatasetOptions, DegradationOptions, dataset_problems
 
 _META_LINE = re.compile(r"^(?P<name>.+?)(?:\s+\((?P<h>\d+),\s*(?P<w>\d+)(?:,\s*\d+)?\).*)?$")
 _MAX_REPLACEMENTS = 100
@@ -61,9 +61,9 @@ class SecondOrderDegradationDataset(Dataset):
         self.opt = opt  # BasicSR reads the name of a validation set from here
         self.phase = opt.get("phase", "train")
         section = f"datasets.{self.phase}"
-        mistakes = list(self.option_mistakes(opt, section))
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        problems = list(self.option_problems(opt, section))
+        if problems:
+            raise ValueError("\n".join(problems))
         declared = DatasetOptions(**opt)
         self.options = DegradationOptions.from_dict(declared.degradation, f"{section}.degradation")
         if self.phase != "train":
@@ -94,9 +94,9 @@ class SecondOrderDegradationDataset(Dataset):
         self._is_away = torch.zeros(1, dtype=torch.bool).share_memory_()
 
     @staticmethod
-    def option_mistakes(opt: Mapping[str, Any], section: str) -> Iterator[str]:
+    def option_problems(opt: Mapping[str, Any], section: str) -> Iterator[str]:
         """Say what is wrong with the section of a data set, a line each; looks at no file."""
-        return dataset_mistakes({"phase": "train"} | dict(opt), section)
+        return dataset_problems({"phase": "train"} | dict(opt), section)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -72,9 +72,9 @@ def test_without_its_data_the_rest_is_checked(folder):
         folder, "-opt", "train_swin_vqgan_tiny.yml", "--force_yml", "datasets:train:dataroot_gt=nowhere"
     )
     assert code == 2, output
-    assert "mistake  datasets.train.dataroot_gt='nowhere' does not exist" in output
+    assert "problem  datasets.train.dataroot_gt='nowhere' does not exist" in output
     assert "ok       datasets.val: 2 images" in output and "ok       network_d: UNetDiscriminatorSN" in output
-    assert "skipped  batch: no data" in output and output.endswith("1 mistake\n")
+    assert "skipped  batch: no data" in output and output.endswith("1 problem\n")
 
 
 def test_every_mistake_is_listed_and_no_code_is_run(folder):
@@ -82,8 +82,8 @@ def test_every_mistake_is_listed_and_no_code_is_run(folder):
     code, output = check(folder, "-opt", "train_swin_vqgan_tiny.yml", "--force_yml", *words)
     assert code == 2, output
     for start in ("train.ema_decay=2 must", "train.optim_g.type='Adan' is not", "network_g of type SwinVQGAN cannot"):
-        assert f"mistake  {start}" in output
-    assert "did you mean 'L1Loss'" in output and output.endswith("4 mistakes\n")
+        assert f"problem  {start}" in output
+    assert "did you mean 'L1Loss'" in output and output.endswith("4 problems\n")
 
     (folder / "train_swin_vqgan_tiny.yml").write_text("name: !!python/object/apply:os.mkdir ['made-by-code']")
     code, output = check(folder, "-opt", "train_swin_vqgan_tiny.yml")

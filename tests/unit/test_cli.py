@@ -8,7 +8,7 @@ import pytest
 
 from basicsr_compat import replaced
 from basicsr_compat.images import UnreadableImage
-from basicsr_compat.pipeline.options import OptionMistakes
+from basicsr_compat.pipeline.options import OptionProblems
 from iter_model import cli, launch
 
 
@@ -115,7 +115,7 @@ def test_the_environment_can_ask_for_the_traceback(train, monkeypatch):
 
 
 def test_each_mistake_in_the_options_is_a_line(train, capsys):
-    assert train(OptionMistakes(["a=1 must be 2", "b is not an option"])) == 2
+    assert train(OptionProblems(["a=1 must be 2", "b is not an option"])) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["basicsr train: error: a=1 must be 2", "basicsr train: error: b is not an option"]
 

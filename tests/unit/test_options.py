@@ -14,7 +14,7 @@ from basicsr.utils import options
 from small_networks import VQGAN, config
 
 import iter_model  # noqa: F401
-from basicsr_compat.pipeline.options import OptionMistakes
+from basicsr_compat.pipeline.options import OptionProblems
 
 OPTIONS = {
     "name": "small",
@@ -361,13 +361,13 @@ def a_test():
     return run | {"datasets": {"test": dict(PHOTOS)}, "path": {"pretrain_network_g": "weights.pth"}}
 
 
-def mistakes(parse, run, *changes, is_train=True):
+def problems(parse, run, *changes, is_train=True):
     for where, value in changes:
         change(where, value)(run)
-    with pytest.raises(OptionMistakes) as caught:
+    with pytest.raises(OptionProblems) as caught:
         parse(yaml.safe_dump(run), is_train=is_train)
-    assert str(caught.value).splitlines() == list(caught.value.mistakes)
-    return list(caught.value.mistakes)
+    assert str(caught.value).splitlines() == list(caught.value.problems)
+    return list(caught.value.problems)
 
 
 @pytest.mark.parametrize(("run", "is_train"), [(stage_one, True), (stage_two, True), (a_test, False)])
@@ -381,7 +381,7 @@ def test_whole_numbers_may_have_an_exponent(parse):
 
 
 def test_every_mistake_is_listed(parse):
-    found = mistakes(
+    found = problems(
         parse,
         stage_two(),
         ("train.ema_deacy", 0.9),
@@ -506,7 +506,7 @@ def test_every_mistake_is_listed(parse):
     ],
 )
 def test_a_wrong_option_of_this_project_is_refused(parse, run, where, value, message):
-    found = mistakes(parse, run(), (where, value))
+    found = problems(parse, run(), (where, value))
     assert any(re.search(message, line) for line in found), found
 
 
@@ -543,5 +543,5 @@ def test_nothing_in_place_of_a_section_or_value_is_a_fault(parse, value):
         for key in path[:-1]:
             section = section[key]
         section[path[-1]] = value
-        with contextlib.suppress(OptionMistakes):
+        with contextlib.suppress(OptionProblems):
             parse(yaml.safe_dump(run))

@@ -22,8 +22,8 @@ def read(path):
 @ymls
 def test_the_options_are_valid_and_the_networks_can_be_built(path, tmp_path, capsys):
     args = argparse.Namespace(opt=path, force_yml=None, auto_resume=False, debug=False, launcher="none")
-    opt, mistakes, missing = examine(args, str(tmp_path), is_train=None)
-    assert mistakes == []
+    opt, problems, missing = examine(args, str(tmp_path), is_train=None)
+    assert problems == []
     # What a fresh clone does not have.
     assert all("experiments/" in line or "datasets/" in line for line in missing)
     assert opt["is_train"] == path.stem.startswith("train")
