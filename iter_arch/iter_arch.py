@@ -132,8 +132,13 @@ class ITER(nn.Module):
             return self.refiner.logits(S_t, m_t, self.refiner.context(S_l, m_l, biases[self.refiner]))
 
         S_l = torch.empty(b, h, w, dtype=torch.int64, device=lq.device)
+        # Of the fidelity: d numbers per token, so that the N logits of a large map are never held.
+        code_dim = self.vqgan.quantizer.dim if config.fidelity else 0
+        expected = torch.empty(b, code_dim, h, w, device=lq.device)
         for where, logits in run(self.lq_encoder, padded, factor=unit):
             S_l[where] = logits.argmax(1)
+            if config.fidelity:
+                expected.movedim(1, -1)[where] = self.vqgan.quantizer.expected_codes(logits).movedim(1, -1)
         good = torch.empty_like(S_l, dtype=torch.bool)
         for where, logits in run(judge, S_l, S_l):
             good[where] = logits.float().softmax(1)[:, 1] >= config.alpha
@@ -146,7 +151,11 @@ class ITER(nn.Module):
 
         generators = make_generators(seed, b, lq.device)
         tokens, start_step = sample(refine, evaluate, S_l, good, config=config, generators=generators, on_step=on_step)
-        pieces = run_tiles(self.vqgan.decode, tiles, tokens, batch=batch or b)
+
+        def decode(S_0: Tensor, expected: Tensor) -> Tensor:
+            return self.vqgan.decode(S_0, expected, config.fidelity)
+
+        pieces = run_tiles(decode, tiles, tokens, expected, batch=batch or b)
         image = blend(pieces, tiles, b, factor=self.vqgan.factor)
         return Restored(image[..., :height, :width].to(lq.dtype), tokens, start_step)
 

@@ -38,6 +38,10 @@ class VectorQuantizer(nn.Module):
         """tokens (b, h, w) int64 in [0, N) -> codes (b, d, h, w)."""
         return self.embedding(tokens).permute(0, 3, 1, 2)
 
+    def expected_codes(self, logits: Tensor) -> Tensor:
+        """logits (b, N, h, w) -> mean of the codes under their softmax (b, d, h, w) float32."""
+        return torch.einsum("bnhw,nd->bdhw", logits.float().softmax(1), self.embedding.weight.float())
+
     def tokens(self, z: Tensor) -> Tensor:
         """z (b, d, h, w) -> index of the nearest code (b, h, w) int64."""
         with torch.autocast(z.device.type, enabled=False):

@@ -38,6 +38,8 @@ class SamplingConfig:
         temperature: divides the refiner's logits, above 0.
         reevaluate: judge kept tokens anew at each step. Otherwise a kept token stays kept.
         redraw_kept: draw new tokens at kept positions too.
+        fidelity: f in [0, 1]: D_H decodes (1 - f) c[S_0] + f sum_k p(k) c_k, p the softmax of E_l's logits. The
+            expected code keeps what a single draw loses: truer and softer. 0 is the paper.
     """
 
     steps: Steps = 8
@@ -48,6 +50,7 @@ class SamplingConfig:
     temperature: Positive = 1.0
     reevaluate: bool = True
     redraw_kept: bool = False
+    fidelity: Probability = 0.0
 
     def __post_init__(self) -> None:
         problems = list(section_problems(vars(self), SamplingConfig, "val.sampling"))

@@ -106,9 +106,15 @@ class SwinVQGAN(nn.Module):
             )
         return self.encoder(image.clamp(0, 1) * 2 - 1)
 
-    def decode(self, tokens: Tensor) -> Tensor:
-        """tokens (b, h, w) int64 -> image (b, 3, 8h, 8w) RGB in [0, 1]."""
-        return self.decode_codes(self.quantizer.codes(tokens)).clamp(0, 1)
+    def decode(self, tokens: Tensor, expected: Tensor | None = None, fidelity: float = 0.0) -> Tensor:
+        """tokens (b, h, w) int64 -> image (b, 3, 8h, 8w) RGB in [0, 1].
+
+        fidelity: share of ``expected`` (b, d, h, w), codes of `VectorQuantizer.expected_codes`, in what is decoded.
+        """
+        codes = self.quantizer.codes(tokens)
+        if fidelity:
+            codes = codes.float().lerp(expected, fidelity).to(codes.dtype)
+        return self.decode_codes(codes).clamp(0, 1)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """codes (b, d, h, w) -> image (b, 3, 8h, 8w) float32, nominally in [0, 1], not clamped."""

@@ -276,10 +276,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
                 on_step=lambda t, tokens, mask: self.steps.append((t, tokens, mask)),
                 tile=self.val.tile,
             )
-        self.output = restored.image.float()
-        corrected = self.val.color_correction
-        if corrected if corrected is not None else not self.is_train:
-            self.output = match_color(self.output, self.lq)
+        self.output = match_color(restored.image.float(), self.lq, self.val.color_correction, self.val.color_levels)
         if was_training:
             self.get_bare_model(self.net_g).train()
 

@@ -14,6 +14,7 @@ from basicsr.models import lr_scheduler
 
 from basicsr_compat.pipeline.options import LoggerOptions, Network, registered
 from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Rule, Weight, format_value
+from iter_arch.color import DEFAULT_LEVELS, ColorMethod, Levels
 from iter_arch.sampling import SamplingConfig, Schedule
 
 Section = Mapping[str, Any]
@@ -144,13 +145,15 @@ class ITERValOptions(ValOptions):
     sampling: fields of `SamplingConfig`; ~ for those that the network's weights were tuned for.
     seed: of the sampling.
     tile: LQ pixels of a tile's side; ~ for no tiles.
-    color_correction: ~ for true in tests, false in training.
+    color_correction: of the results, see `iter_arch.color.match_color`; adain is the paper's.
+    color_levels: of wavelet.
     """
 
     sampling: Annotated[Section | None, OptionsOf(SamplingConfig)] = None
     seed: Natural = 0
     tile: Count | None = None
-    color_correction: bool | None = None
+    color_correction: ColorMethod = "adain"
+    color_levels: Levels = DEFAULT_LEVELS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from basicsr_compat.images import printable
 from iter_arch import ITER, SamplingConfig, load_pretrained
-from iter_arch.color import match_color_
+from iter_arch.color import DEFAULT_LEVELS, METHODS, ColorMethod, check_levels, match_color_
 from iter_arch.precision import PRECISIONS, choose_dtype
 from iter_arch.released import tuned_sampling
 from iter_model.image_io import Photo, UnreadableImageError, is_image, read_image, write_image
@@ -58,6 +58,7 @@ SAMPLING_HELP = {
     "temperature": ("X", "of the token draws, above 0; low is more careful"),
     "reevaluate": (None, "judge kept tokens anew at each step"),
     "redraw_kept": (None, "draw new tokens at kept positions too"),
+    "fidelity": ("F", "in [0, 1]; share of the first estimate's mean in what is decoded: truer, and softer"),
 }
 
 
@@ -107,10 +108,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the networks; auto: bf16 where the device computes in it, about twice as fast (default: auto)",
     )
     parser.add_argument(
-        "--no-color-correction",
-        dest="color_correction",
-        action="store_false",
-        help="do not give the result the channel means and deviations of the input",
+        "--color-correction",
+        choices=tuple(METHODS),
+        default="wavelet",
+        help="wavelet: the result takes the low frequencies of the input; adain: the mean and deviation of every "
+        "channel, as in the paper; none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--color-levels",
+        type=int,
+        default=DEFAULT_LEVELS,
+        metavar="N",
+        help="of wavelet, 1 to 8; more levels take only lower frequencies, and less of the input's noise "
+        "(default: %(default)s)",
     )
     group = parser.add_argument_group(
         "sampling",
@@ -151,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         try:
             sampling_config(args, SamplingConfig())  # a mistake shows before the model is loaded or downloaded
+            check_levels(args.color_levels, "--color-levels")
             jobs = plan(args.input, args.output)
             device = choose_device(args.device)
             net = load_pretrained(args.model).to(device, choose_dtype(args.precision, device))
@@ -161,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
         except (ValueError, OSError) as error:
             print(f"basicsr upscale: error: {error}", file=sys.stderr)
             return 2
-        restorer = Restorer(net, config, args.seed, tile, batch, args.color_correction)
+        restorer = Restorer(net, config, args.seed, tile, batch, args.color_correction, args.color_levels)
         failed = restore_files(restorer, jobs)
     except KeyboardInterrupt:
         print(f"interrupted; images finished so far are in {args.output}", file=sys.stderr)
@@ -196,7 +207,8 @@ class Restorer:
     seed: int
     tile: int | None
     batch: int
-    color_correction: bool
+    color_correction: ColorMethod
+    color_levels: int
 
     def images_together(self, size: tuple[int, int] | None) -> int:
         """Images of this size that hold no more pixels than a batch of tiles."""
@@ -222,8 +234,7 @@ class Restorer:
         device = next(self.net.parameters()).device
         lq = torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).to(device)
         images = self._restore_within_memory(lq, on_retry)
-        if self.color_correction:
-            match_color_(images, lq)
+        match_color_(images, lq, self.color_correction, self.color_levels)
         restored = []
         for photo, image in zip(photos, images, strict=True):
             alpha = photo.alpha

@@ -110,7 +110,6 @@ def test_two_processes_train_and_validate_like_one(folder, vqgan):
     opt = yaml.safe_load((folder / "test_iter.yml").read_text())
     opt["datasets"] = {"test": yaml.safe_load((folder / "train_iter_tiny.yml").read_text())["datasets"]["val"]}
     opt["path"] = {"pretrain_network_g": "experiments/two/models/iter_latest.safetensors"}
-    opt["val"]["color_correction"] = False
     (folder / "alone.yml").write_text(yaml.safe_dump(opt | {"name": "alone"}))
     code, alone = call(folder, BASICSR, "test", "-opt", "alone.yml")
     assert code == 0, alone

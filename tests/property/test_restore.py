@@ -1,11 +1,14 @@
 """Laws of ITER.restore and forward: sizes, batches, seeds, tiles."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_networks import RELEASED_FORM, photo, small_iter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from iter_arch import SamplingConfig
+from iter_arch.tiling import pad_to_multiple
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +202,60 @@ def test_an_empty_batch_is_refused(net):
 def test_impossible_tiles_are_refused(net, tile, overlap):
     with pytest.raises(ValueError, match="tile=|overlap="):
         net.restore(photo(1, 3, 64, 64), tile=tile, overlap=overlap)
+
+
+FAITHFUL = SamplingConfig(alpha=0.9, fidelity=0.6)
+
+
+def test_fidelity_0_is_the_paper_bit_for_bit(net):
+    lq = photo(2, 3, 16, 24)
+    result = net.restore(lq, config=SamplingConfig(alpha=0.9, fidelity=0.0))
+    with torch.no_grad():
+        assert torch.equal(result.image, net.vqgan.decode(result.tokens)[..., :64, :96])
+
+
+def test_fidelity_blends_drawn_and_expected_codes(net):
+    lq = photo(2, 3, 16, 24)
+    plain, faithful = (net.restore(lq, config=replace(FAITHFUL, fidelity=f)) for f in (0.0, 0.6))
+    assert torch.equal(plain.tokens, faithful.tokens)
+    padded = pad_to_multiple(lq, net.multiple)
+    expected = torch.einsum("bnhw,nd->bdhw", net.lq_encoder(padded).softmax(1), net.vqgan.quantizer.embedding.weight)
+    codes = 0.4 * net.vqgan.quantizer.codes(plain.tokens) + 0.6 * expected
+    image = net.vqgan.decode_codes(codes).clamp(0, 1)[..., :64, :96]
+    assert torch.allclose(faithful.image, image, atol=1e-5) and not torch.allclose(plain.image, image, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_fidelity_does_not_depend_on_the_batch(dtype):
+    net, lq, seeds = small_iter().to(dtype), photo(4, 3, 16, 16), list(range(4))
+    together = net.restore(lq, config=FAITHFUL, seed=seeds)
+    for i in range(4):
+        alone = net.restore(lq[i : i + 1], config=FAITHFUL, seed=seeds[i])
+        assert torch.allclose(alone.image[0], together.image[i], atol=1e-4)
+
+
+def test_fidelity_does_not_depend_on_how_many_tiles_go_together(net):
+    lq = photo(2, 3, 40, 56)
+    one, many = (net.restore(lq, config=FAITHFUL, tile=32, batch=batch).image for batch in (1, 8))
+    assert torch.allclose(one, many, atol=1e-4)
+
+
+def test_fidelity_keeps_no_logits_of_the_whole_map(net):
+    """Of N logits per token no more than a row of tiles is held, however tall the image."""
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.ndim == 4 and net.vqgan.quantizer.num_codes in result.shape:
+                largest = max(largest, result.numel())
+            return result
+
+    sizes = []
+    for height in (64, 256):
+        largest = 0
+        with Sizes():
+            net.restore(photo(1, 3, height, 32), config=FAITHFUL, tile=32)
+        sizes.append(largest)
+    assert 0 < sizes[0] == sizes[1]

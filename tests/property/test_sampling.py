@@ -241,6 +241,8 @@ def test_top_k_marks_the_largest_of_each_image():
         {"steps": True},
         {"alpha": -0.1},
         {"alpha": 1.5},
+        {"fidelity": -0.1},
+        {"fidelity": 1.01},
         {"alpha": "0.5"},
         {"schedule": "cosin"},
         {"schedule": "pow"},

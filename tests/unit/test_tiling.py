@@ -1,10 +1,9 @@
-"""Padding, tiles and their blending, and the colour correction."""
+"""Padding, tiles and their blending."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from iter_arch.color import match_color
 from iter_arch.tiling import STRIP_ROWS, blend, blend_strips, make_tiles, pad_to_multiple, run_tiles
 
 
@@ -81,19 +80,3 @@ def test_blending_goes_over_gradually_from_one_tile_to_the_next():
     pieces = ((tile, slice(0, 1), torch.full((1, 1, 8, 16), float(i))) for i, tile in enumerate(tiles))
     blended = blend(pieces, tiles, 1)
     assert blended[0, 0, 3, 10:18].tolist() == pytest.approx([0, 0, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 1, 1])
-
-
-def test_colours_get_the_mean_and_deviation_of_the_input():
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(2, 3, 40, 40, generator=generator) * 0.3 + 0.4
-    lq = torch.rand(2, 3, 10, 10, generator=generator) * torch.tensor([0.2, 0.4, 0.3]).view(1, 3, 1, 1) + 0.2
-    matched = match_color(image, lq)
-    assert torch.allclose(matched.mean((2, 3)), lq.mean((2, 3)), atol=1e-4)
-    assert torch.allclose(matched.std((2, 3), correction=0), lq.std((2, 3), correction=0), atol=1e-4)
-
-
-def test_flat_and_saturated_images_stay_finite_and_in_range():
-    flat = match_color(torch.full((1, 3, 8, 8), 0.7), torch.full((1, 3, 2, 2), 0.2))
-    assert torch.allclose(flat, torch.full_like(flat, 0.2))
-    saturated = match_color(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 4, 4).round())
-    assert saturated.isfinite().all() and saturated.min() >= 0 and saturated.max() <= 1
