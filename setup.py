@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 if not (3, 10) <= sys.version_info[:2] < (3, 13):
     raise SystemExit(
@@ -21,11 +21,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    # Not find_packages: a package called `datasets` would hide Hugging Face's, which pyiqa needs.
-    packages=["basicsr_compat", "basicsr_compat.pipeline", "iter_arch", "iter_model", "iter_data"],
+    # A package called `datasets` would hide Hugging Face's, which pyiqa needs: only what is below that folder.
+    packages=[
+        *find_packages(include=["basicsr_compat*", "iter_arch*", "iter_model*"]),
+        *find_packages("datasets", include=["iter_data*"]),
+    ],
     package_dir={"iter_data": "datasets/iter_data"},
     package_data={"iter_arch": ["weights/*"]},
-    entry_points={"console_scripts": ["basicsr=iter_model.cli:main"]},
+    entry_points={"console_scripts": ["basicsr=iter_model.commands:main"]},
     install_requires=[
         "basicsr==1.4.2",
         "einops",

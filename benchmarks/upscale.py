@@ -30,7 +30,7 @@ SIZES = ((480, 270), (680, 382), (960, 540))
 # that os.wait4 gives: a process takes that over from the one that started it.
 COMMAND = """
 import json, sys, time
-from iter_model.cli import main
+from iter_model.commands import main
 code = main(sys.argv[1:])
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps([time.process_time(), int(peak.split()[1]) / 1024]))

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `basicsr check` to `parser`."""
     add_option_file(parser)
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
+    parser.epilog = EXAMPLES
     parser.set_defaults(auto_resume=False, debug=False, launcher="none")
 
 

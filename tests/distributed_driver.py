@@ -19,7 +19,7 @@ from small_networks import photo
 from torch.utils.data import DataLoader
 
 from iter_data import SecondOrderDegradationDataset
-from iter_model import cli
+from iter_model import commands
 from iter_model.iter_model import ITERModel
 from iter_model.options import ValOptions
 
@@ -165,7 +165,7 @@ def rank_one_takes_one_image(taken):
 
 
 def command(*words):
-    code = cli.main([*words, "--launcher", "pytorch"])
+    code = commands.main([*words, "--launcher", "pytorch"])
     if code:
         sys.exit(code)
 

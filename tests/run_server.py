@@ -21,7 +21,7 @@ import torch
 
 import iter_model
 from basicsr_compat.replaced import base_model
-from iter_model import cli
+from iter_model import commands
 
 POINTS = {
     "iteration": "a training step is computed",
@@ -97,7 +97,7 @@ def run(plan: dict) -> None:
         os.dup2(output.fileno(), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     harm(plan)
-    sys.exit(cli.main(plan["words"]))
+    sys.exit(commands.main(plan["words"]))
 
 
 def main() -> None:

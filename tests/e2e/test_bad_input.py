@@ -28,7 +28,7 @@ from small_networks import config, small_iter
 
 import iter_arch
 from basicsr_compat.replaced import ReadableItems
-from iter_model import cli
+from iter_model import commands
 from iter_model.image_io import Photo, read_image, write_image
 from iter_model.pyiqa_metric import create_metric
 
@@ -320,7 +320,7 @@ def run(folder, monkeypatch, capfd):
         monkeypatch.setattr(logger, "initialized_logger", {})
         monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])
         capfd.readouterr()
-        code = cli.main([str(word) for word in words])
+        code = commands.main([str(word) for word in words])
         return code, capfd.readouterr().err
 
     return call_main
@@ -483,7 +483,8 @@ def test_images_of_any_name_are_restored_into_the_folder(folder, tmp_path, capfd
     (tmp_path / "out").mkdir()
     (tmp_path / "out/--model.png").symlink_to(secret)
     monkeypatch.chdir(tmp_path)
-    code = cli.main(["upscale", "-i", "in", "-o", "out", "--model", str(folder / "small.safetensors"), "--steps", "1"])
+    weights = str(folder / "small.safetensors")
+    code = commands.main(["upscale", "-i", "in", "-o", "out", "--model", weights, "--steps", "1"])
     out, err = capfd.readouterr()
     assert code == 1 and "restored 6 of 7 images in out (1 failed)" in out
     assert (

@@ -43,7 +43,7 @@ def here(tmp_path, monkeypatch):
 def basicsr(*words, status=0):
     """Run the command as a process in the current folder; what it printed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "iter_model.cli", *map(str, words)]
+    command = [sys.executable, "-m", "iter_model.commands", *map(str, words)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == status, process.stdout + process.stderr
     return process.stdout + process.stderr

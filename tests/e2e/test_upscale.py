@@ -24,7 +24,7 @@ import iter_arch
 from iter_model import upscale
 from iter_model.image_io import Photo, read_image, write_image
 
-COMMAND = [sys.executable, "-m", "iter_model.cli", "upscale"]
+COMMAND = [sys.executable, "-m", "iter_model.commands", "upscale"]
 
 
 class BicubicNet(nn.Module):
@@ -690,7 +690,7 @@ def test_progress_bar_on_a_terminal_only(net, photos, tmp_path, monkeypatch, cap
 # Not ru_maxrss, which a process takes over from the one that started it.
 PEAKS = """
 import sys
-from iter_model.cli import main
+from iter_model.commands import main
 for size in ("small", "large"):
     assert main(["upscale", "-i", f"{size}.png", "-o", "out", "--device", "cpu", *sys.argv[1:]]) == 0
     print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])

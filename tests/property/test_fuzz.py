@@ -22,7 +22,7 @@ from small_networks import small_iter
 import iter_arch
 from basicsr_compat import replaced
 from basicsr_compat.replaced import ReadableItems, parse_options
-from iter_model import cli
+from iter_model import commands
 from iter_model.image_io import read_image
 
 # Of one example; the slowest takes a few tenths of a core, of which a busy machine may give little.
@@ -59,7 +59,7 @@ def run(*words):
     out, err = io.StringIO(), io.StringIO()
     with within_seconds(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = cli.main([str(word) for word in words])
+            code = commands.main([str(word) for word in words])
         except SystemExit as exit_:  # how argparse ends
             code = exit_.code
     return code, out.getvalue(), err.getvalue()

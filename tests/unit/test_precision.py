@@ -10,7 +10,7 @@ from small_networks import RELEASED_FORM, photo, small_iter
 
 from iter_arch import SamplingConfig
 from iter_arch.precision import choose_dtype, has_bf16
-from iter_model import cli, upscale
+from iter_model import commands, upscale
 
 CPU = torch.device("cpu")
 
@@ -67,6 +67,6 @@ def test_upscale_computes_in_the_precision_it_is_told(monkeypatch, tmp_path, giv
     monkeypatch.setattr(upscale, "load_pretrained", lambda name: net)
     photo_path = tmp_path / "a.png"
     cv2.imwrite(str(photo_path), np.zeros((20, 24, 3), np.uint8))
-    assert cli.main(["upscale", "-i", str(photo_path), "-o", str(tmp_path / "out"), "--precision", given]) == 0
+    assert commands.main(["upscale", "-i", str(photo_path), "-o", str(tmp_path / "out"), "--precision", given]) == 0
     assert {parameter.dtype for parameter in net.parameters()} == {expected}
     assert cv2.imread(str(tmp_path / "out" / "a.png")).shape == (80, 96, 3)

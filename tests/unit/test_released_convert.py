@@ -11,7 +11,7 @@ from small_networks import RELEASED_FORM, small_iter
 
 from iter_arch import load_pretrained, save_pretrained
 from iter_arch.released import to_released
-from iter_model.cli import main
+from iter_model.commands import main
 
 
 @pytest.fixture(scope="module")

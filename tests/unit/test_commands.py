@@ -1,5 +1,6 @@
 """The `basicsr` command: help that helps, mistakes told from faults."""
 
+import importlib
 import signal
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from basicsr_compat import replaced
 from basicsr_compat.images import UnreadableImage
 from basicsr_compat.pipeline.options import OptionProblems
-from iter_model import cli, launch
+from iter_model import commands, launch
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from iter_model import cli, launch
 )
 def test_help_helps(words, expected, capsys):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(words)
+        commands.main(words)
     assert exit_.value.code == 0
     output = capsys.readouterr().out
     assert all(word in output for word in expected)
@@ -34,7 +35,7 @@ def test_help_helps(words, expected, capsys):
 @pytest.mark.parametrize("words", [[], ["trian"], ["train"], ["train", "-opt", "x.yml", "--auto-resume"]])
 def test_wrong_usage_is_2(words, capsys):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(words)
+        commands.main(words)
     assert exit_.value.code == 2
     assert "usage: basicsr" in capsys.readouterr().err
 
@@ -42,7 +43,7 @@ def test_wrong_usage_is_2(words, capsys):
 def test_a_missing_option_file_is_one_line_and_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])
-    assert cli.main(["train", "-opt", "nowhere.yml"]) == 2
+    assert commands.main(["train", "-opt", "nowhere.yml"]) == 2
     assert "basicsr train: error: -opt nowhere.yml: there is no such file" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -58,7 +59,7 @@ def train(monkeypatch):
 
         monkeypatch.setattr(basicsr.train, "train_pipeline", pipeline)
         monkeypatch.setattr(sys, "argv", [])
-        return cli.main(["train", "-opt", "x.yml", *words])
+        return commands.main(["train", "-opt", "x.yml", *words])
 
     return run
 
@@ -132,5 +133,11 @@ def test_sigterm_lets_a_run_clean_up(monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit):
-        cli.main(["train", "-opt", "x.yml"])
+        commands.main(["train", "-opt", "x.yml"])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_every_command_is_a_module_with_a_summary():
+    for name, (module, summary) in commands.COMMANDS.items():
+        assert summary, name
+        assert {"add_arguments", "run"} <= vars(importlib.import_module(module)).keys(), name
