@@ -1,6 +1,6 @@
 """What the options of a run may hold: declared once, as dataclass fields and as arguments of constructors.
 
-Types and ranges are checked with every mistake listed. Patches nothing and knows no option by name.
+Types and ranges are checked, and every problem is listed. Patches nothing and knows no option by name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "Layers",
     "Natural",
     "OneOf",
+    "OptionProblems",
     "OptionsOf",
     "Positive",
     "Probability",
@@ -28,9 +29,22 @@ __all__ = [
     "nearest",
     "read_section",
     "section_problems",
+    "format_error",
     "format_value",
     "format_key",
 ]
+
+
+class OptionProblems(ValueError):
+    """What the user has to change before a run can begin, a line for each problem.
+
+    `basicsr` prints these lines and no traceback.
+    """
+
+    def __init__(self, problems: str | Collection[str]) -> None:
+        # One text: as a DataLoader's worker passes on what it raised.
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class Rule(NamedTuple):
@@ -100,6 +114,28 @@ def format_key(key: object) -> str:
     return key if isinstance(key, str) and key.isprintable() and len(key) <= 80 else format_value(key)
 
 
+def format_error(error: BaseException) -> str:
+    """An error on one line: its message without the traceback of a DataLoader's worker, and with the error's type where
+    the message was not written to be read alone.
+
+    >>> format_error(KeyError("scale"))
+    "KeyError: 'scale'"
+    """
+    name = type(error).__name__
+    if isinstance(error, OptionProblems) and len(error.problems) > 1:
+        return "; ".join(error.problems)
+    text = str(error)
+    if isinstance(error, KeyError) and error.args and " " in str(error.args[0]):
+        text = str(error.args[0])  # a sentence, which str() would put into quotes
+    elif not isinstance(error, ValueError | OSError | RuntimeError | AssertionError) and text:
+        text = f"{name}: {text}"
+    if "\nOriginal Traceback" in text:
+        text = text.rpartition(f"\n{name}: ")[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = lines[0] if lines else name
+    return line if len(line) <= 500 else f"{line[:497]}..."
+
+
 def problems_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
     """Say what of `value` does not fit an annotation; a line each, which names the field, the value and the rule.
 
@@ -156,10 +192,10 @@ def section_problems(
 
 
 def read_section(declaration: type, section: Mapping[str, Any], where: str) -> Any:
-    """A section as an object of its dataclass. Raises ValueError, a line for every mistake."""
+    """A section as an object of its dataclass. Raises OptionProblems."""
     problems = list(section_problems(section, declaration, where))
     if problems:
-        raise ValueError("\n".join(problems))
+        raise OptionProblems(problems)
     return declaration(**section)
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 import yaml
 
-from basicsr_compat.schema import Count, Natural, OneOf, format_key, format_value, nearest, problems_in
+from basicsr_compat.schema import Count, Natural, OneOf, OptionProblems, format_key, format_value, nearest, problems_in
 
 __all__ = [
     "LoggerOptions",
@@ -33,14 +33,6 @@ __all__ = [
     "read_options",
     "registered",
 ]
-
-
-class OptionProblems(ValueError):
-    """Every problem that was found in the options, a line each."""
-
-    def __init__(self, problems: Collection[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
 
 
 def registered(kind: str, **further: Any) -> OneOf:
