@@ -1,63 +1,182 @@
-"""One atomic write and one safe read of checkpoints."""
+"""One atomic write, one safe read of checkpoints, one difference of state dicts."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Where the weights are in the files of BasicSR, of Lightning, and of most training scripts.
+STATE_KEYS = ("params_ema", "params", "state_dict", "model")
 
 
 class NotSaved(OSError):
-    """A checkpoint could not be written; the file of that name, if there was one, is as it was."""
+    """A file could not be written; the file of that name, if there was one, is as it was."""
 
 
-def atomic_save(obj, path: str | os.PathLike) -> None:
-    """torch.save to a file that is there whole or not at all, whatever happens in between.
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[str]:
+    """Write a file that is there whole or not at all, whatever happens in between.
 
     Args:
-        obj: anything torch.save takes.
         path: the file; its folder must exist. An older file of this name is replaced.
 
+    Yields:
+        The temporary path in the same folder to write to, ``path`` with ``.tmp`` appended. It is renamed at the end of
+        the block, or removed where the block raises.
+
     Raises:
-        NotSaved: it could not be written; a file of this name is as it was.
+        NotSaved: an OSError in the block, or the file cannot be renamed; says why.
+
+    Example:
+        >>> with atomic_write("results/cat.png") as temporary:
+        ...     image.save(temporary, format="PNG")
     """
     path = os.fspath(path)
     temporary = f"{path}.tmp"  # same folder: renaming is atomic within a file system only
     try:
-        # To a path: with a Python file object torch turns Ctrl-C into a RuntimeError.
-        torch.save(obj, temporary)
+        yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError | RuntimeError):  # RuntimeError: how torch reports a full disk
-            reason = str(error).strip().partition("\n")[0]
-            raise NotSaved(f"cannot write {path}: {reason}; is the disk full?") from error
+    except OSError as error:
+        _remove(temporary)
+        raise NotSaved(f"cannot write {path}: {_reason(path, error)}") from error
+    except BaseException:
+        _remove(temporary)
         raise
 
 
-def read_checkpoint(path: str | os.PathLike):
-    """The content of a checkpoint on the CPU; tensors and plain containers only, never code.
+def atomic_save(obj: Any, path: str | os.PathLike) -> None:
+    """torch.save by `atomic_write`.
+
+    Raises:
+        NotSaved: it could not be written; a file of this name is as it was.
+    """
+    import torch
+
+    with atomic_write(path) as temporary:
+        try:
+            # To a path: with a Python file object torch turns Ctrl-C into a RuntimeError.
+            torch.save(obj, temporary)
+        except RuntimeError as error:
+            if not re.search("StreamWriter|unexpected pos|Parent directory", str(error)):
+                raise
+            raise OSError(_torch_reason(path, error)) from error
+
+
+def read_checkpoint(path: str | os.PathLike) -> Any:
+    """The content of a checkpoint on the CPU: tensors and plain containers only; nothing in the file is executed.
+
+    Args:
+        path: a safetensors file, or one of torch.save.
+
+    Returns:
+        The state dict of a safetensors file; of any other what was saved, see `find_state`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is truncated, no checkpoint, or a pickle that would run code.
     """
+    import torch
+
     if not os.path.isfile(path):
         raise FileNotFoundError(f"checkpoint {os.fspath(path)!r}: there is no such file (looked from {os.getcwd()})")
+    safe = is_safetensors(path)  # outside the try: what cannot be opened is an OSError of its own
     try:
+        if safe:
+            from safetensors.torch import load_file
+
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     # What the loaders of PyTorch and safetensors raise on arbitrary bytes has no common base.
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"checkpoint {os.fspath(path)!r} cannot be read: it is truncated, no checkpoint, or holds more than "
-            f"tensors ({reason}); delete it, or name another"
+            f"tensors ({first_line(error)}); delete it, or name another"
         ) from error
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The metadata of a safetensors file that `read_checkpoint` reads; of any other file nothing."""
+    if not is_safetensors(path):
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Whether a file is, or is called, a safetensors file."""
+    with open(path, "rb") as file:
+        start = file.read(9)  # the length of the header in eight bytes, and the header, which is JSON
+    return Path(path).suffix.lower() == ".safetensors" or start[8:] == b"{"
+
+
+def find_state(content: Any, source: str | os.PathLike, param_key: str | None = None) -> dict[str, Tensor]:
+    """The state dict in the content of a checkpoint, with the names of the plain network.
+
+    Args:
+        content: what `read_checkpoint` returned.
+        source: the file, for the message.
+        param_key: where it is; by default the first of `STATE_KEYS`, else the content itself.
+
+    Returns:
+        Without the ``module.`` of DistributedDataParallel and the ``_orig_mod.`` of torch.compile.
+
+    Raises:
+        ValueError: there is none; the first keys are named.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{source} holds no state dict but a {type(content).__name__}")
+    keys = [param_key] if param_key else STATE_KEYS
+    state = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), None)
+    if state is None:
+        if param_key:
+            raise ValueError(f"{source} has no state dict {param_key!r}; its first keys are {first_keys(content)}")
+        state = content
+    return plain_names(state, source)
+
+
+def plain_names(state: Mapping[str, Tensor], source: str | os.PathLike) -> dict[str, Tensor]:
+    """A state dict without the prefixes that wrappers leave. Raises ValueError where it holds anything but tensors."""
+    import torch
+
+    if not state or not all(isinstance(key, str) and isinstance(x, torch.Tensor) for key, x in state.items()):
+        raise ValueError(f"{source} holds no state dict; its first keys are {first_keys(state)}")
+    return {key.replace("_orig_mod.", "").removeprefix("module."): value for key, value in state.items()}
+
+
+def state_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a state dict from fitting a network: keys and shapes.
+
+    Args:
+        expected: the network's own.
+        found: the checkpoint's.
+
+    Returns:
+        The first three keys that are missing, left over and of another shape, and how many more there are; nothing
+        where it fits.
+    """
+    missing = [f"{key} is missing" for key in expected if key not in found]
+    left_over = [f"{key} is not part of the network" for key in found if key not in expected]
+    reshaped = [
+        f"{key} has shape {tuple(found[key].shape)}, the network's has {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    shown = missing[:3] + left_over[:3] + reshaped[:3]
+    rest = len(missing) + len(left_over) + len(reshaped) - len(shown)
+    return [*shown, f"and {rest} more"] if rest else shown
 
 
 def checksum(path: str | os.PathLike) -> int:
@@ -67,3 +186,35 @@ def checksum(path: str | os.PathLike) -> int:
         while block := file.read(1 << 20):
             crc = zlib.crc32(block, crc)
     return crc
+
+
+def first_keys(content: Mapping[Any, Any]) -> str:
+    """The first keys of a mapping, for a message."""
+    return ", ".join(str(key)[:80] for key in list(content)[:5]) or "none"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _reason(path: str, error: OSError) -> str:
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        return f"{folder} is a file, not a folder" if os.path.exists(folder) else f"there is no folder {folder}"
+    return error.strerror or first_line(error)
+
+
+def _torch_reason(path: str | os.PathLike, error: RuntimeError) -> str:
+    """Why torch.save failed, which does not say so itself."""
+    folder = os.path.dirname(os.fspath(path)) or "."
+    if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+        return f"the folder {folder} is not writable"
+    if os.path.isdir(folder) and shutil.disk_usage(folder).free < 1 << 20:
+        return "no space left on the disk"
+    return first_line(error)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)

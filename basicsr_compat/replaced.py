@@ -62,7 +62,7 @@ from basicsr.utils import (  # noqa: E402
 )
 from basicsr.utils.registry import METRIC_REGISTRY, Registry  # noqa: E402
 
-from basicsr_compat.files import read_checkpoint  # noqa: E402
+from basicsr_compat.files import read_checkpoint, state_difference  # noqa: E402
 from basicsr_compat.images import UnreadableImage, decode_image, printable  # noqa: E402
 from basicsr_compat.pipeline.checkpoints import (  # noqa: E402
     ResumableSampler,
@@ -605,16 +605,6 @@ def _prefetch_one_epoch_at_a_time(self):
 # ------------------------------------------------------------------------------------------- checkpoints
 
 
-def _differences(net_state: dict, state: dict) -> list[str]:
-    found = [f"{key} is missing" for key in net_state if key not in state]
-    found += [f"{key} is not in the network" for key in state if key not in net_state]
-    return found + [
-        f"{key} has shape {tuple(state[key].shape)}, the network's has {tuple(value.shape)}"
-        for key, value in net_state.items()
-        if key in state and state[key].shape != value.shape
-    ]
-
-
 def _load_network(self, net, load_path, strict=True, param_key="params") -> None:
     """BasicSR's unpickles code on older PyTorch, and takes `params` where the asked param_key is not there."""
     net = self.get_bare_model(net)
@@ -633,11 +623,11 @@ def _load_network(self, net, load_path, strict=True, param_key="params") -> None
         state = state[param_key]
     get_root_logger().info(f"Loading {net.__class__.__name__} model from {load_path}, with param key: [{param_key}].")
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    differences = _differences(net.state_dict(), state)
+    differences = state_difference(net.state_dict(), state)
     if strict and differences:
         raise ValueError(
-            f"checkpoint {load_path!r} is of another architecture than {net.__class__.__name__}; the first of "
-            f"{len(differences)} differences: {'; '.join(differences[:3])}"
+            f"checkpoint {load_path!r} is of another architecture than {net.__class__.__name__}: "
+            + "; ".join(differences)
         )
     self._print_different_keys_loading(net, state, strict)
     net.load_state_dict(state, strict=strict)

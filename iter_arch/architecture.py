@@ -12,7 +12,7 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Constructor arguments of the `ITER` whose ``state_dict()`` this is.
 
     They are those that were used, up to what changes neither shapes nor outputs (`beta` of the quantizer). Weights that
-    the answer does not depend on are not looked at: `check_fits` does that.
+    the answer does not depend on are not looked at: `basicsr_compat.files.state_difference` does that.
 
     Raises:
         ValueError: a weight that the answer depends on is missing or has an impossible shape.
@@ -74,21 +74,6 @@ def infer_network(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
 def infer_num_codes(state: Mapping[str, Tensor]) -> int:
     """N."""
     return _Shapes(state, "lq_encoder.").get("head.weight", 4)[0]
-
-
-def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise a ValueError that names the first differing keys and shapes, where there are any."""
-    missing = [f"{key} is missing" for key in expected if key not in found]
-    left_over = [f"{key} is not part of the network" for key in found if key not in expected]
-    reshaped = [
-        f"{key} has shape {tuple(found[key].shape)}, the network {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in found and found[key].shape != value.shape
-    ]
-    shown = [problem for problems in (missing, left_over, reshaped) for problem in problems[:3]]
-    rest = len(missing) + len(left_over) + len(reshaped) - len(shown)
-    if shown:
-        raise ValueError("; ".join(shown) + (f"; and {rest} more" if rest else ""))
 
 
 class _Shapes:

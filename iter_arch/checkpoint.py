@@ -4,20 +4,18 @@ Our file is one safetensors with the weights and, as metadata, the architecture.
 `iter_arch.released`) are read as they are wherever ours are.
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from iter_arch.architecture import check_fits, infer_config
+from basicsr_compat import files
+from iter_arch.architecture import infer_config
 from iter_arch.iter_arch import ITER
 from iter_arch.released import from_released, is_released
 
@@ -99,21 +97,13 @@ def read_checkpoint(name: str | Path, param_key: str | None = None) -> Checkpoin
 
 def read_file(path: str | Path, param_key: str | None = None) -> Checkpoint:
     """As `read_checkpoint`, but the weights as they are in the file: their names, their dtypes."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                config = (file.metadata() or {}).get("iter_config")
-                return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, config and json.loads(config))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path} is not a safetensors file or is damaged ({_first_line(error)})") from None
+    content = files.read_checkpoint(path)
+    config = files.read_metadata(path).get("iter_config")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is damaged or holds more than weights, and is not loaded ({_first_line(error)})"
-        ) from None
-    return Checkpoint(_state_dict(content, param_key, path), content.get("config"))
+        config = json.loads(config) if config else content.get("config") if isinstance(content, Mapping) else None
+    except ValueError:
+        raise ValueError(f"{path} has damaged metadata: iter_config is not JSON") from None
+    return Checkpoint(files.find_state(content, path, param_key), config)
 
 
 def load_pretrained(name: str | Path) -> ITER:
@@ -154,7 +144,7 @@ def load_released(
     path, state = _open(checkpoint)
     name = path or "checkpoint"
     if not is_released(state):
-        raise ValueError(f"{name} is not a released checkpoint of ITER; its first keys are {_first_keys(state)}")
+        raise ValueError(f"{name} is not a released checkpoint of ITER; its first keys are {files.first_keys(state)}")
     state = _from_released(state, name)
     if vqgan_checkpoint is not None:
         state = add_vqgan(state, vqgan_checkpoint)
@@ -176,26 +166,16 @@ def write_safetensors(checkpoint: Checkpoint, path: str | Path) -> None:
         metadata["iter_config"] = json.dumps(checkpoint.config)
     # Cloned: safetensors refuses tensors that share memory.
     state = {key: x.detach().cpu().clone(memory_format=torch.contiguous_format) for key, x in checkpoint.state.items()}
-    temporary = f"{path}.tmp"
-    try:
-        # Not save_file, whose files no other user may read.
-        with open(temporary, "wb") as file:
-            file.write(save(state, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    # Not save_file, whose files no other user may read.
+    with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.write(save(state, metadata))
 
 
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Load all of ``state`` into all of ``net``, or raise a ValueError naming the first differing keys and shapes."""
-    try:
-        check_fits(net.state_dict(), state)
-    except ValueError as error:
-        raise ValueError(f"{source} does not fit {type(net).__name__}: {error}") from None
+    differences = files.state_difference(net.state_dict(), state)
+    if differences:
+        raise ValueError(f"{source} does not fit {type(net).__name__}: {'; '.join(differences)}")
     net.load_state_dict(state)
 
 
@@ -216,7 +196,7 @@ def add_vqgan(state: Mapping[str, Tensor], checkpoint: str | Path | Mapping[str,
 def _open(checkpoint: str | Path | Mapping[str, Any]) -> tuple[Path | None, dict[str, Tensor]]:
     """The path, if it is not a mapping, and the weights under their own names."""
     if isinstance(checkpoint, Mapping):
-        return None, _state_dict(checkpoint, None, "checkpoint")
+        return None, files.find_state(checkpoint, "checkpoint")
     path = find_checkpoint(checkpoint)
     return path, read_file(path).state
 
@@ -227,22 +207,6 @@ def _add_vqgan_beside(state: dict[str, Tensor], name: object, path: Path) -> dic
         return state
     vqgan = fetch_released(RELEASED_VQGAN) if str(name) in RELEASED else path.with_name(RELEASED_VQGAN)
     return add_vqgan(state, vqgan) if vqgan.is_file() else state
-
-
-def _state_dict(content: Any, param_key: str | None, source: str | Path) -> dict[str, Tensor]:
-    """The state dict in the content of a .pth file."""
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{source} holds no state dict but a {type(content).__name__}")
-    state = content
-    for key in [param_key] if param_key else ["params_ema", "params"]:
-        if isinstance(content.get(key), Mapping):
-            state = content[key]
-            break
-        if param_key:
-            raise ValueError(f"{source} has no state dict {param_key!r}; its first keys are {_first_keys(content)}")
-    if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-        raise ValueError(f"{source} holds no state dict; its first keys are {_first_keys(state)}")
-    return dict(state)
 
 
 def _from_released(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
@@ -263,7 +227,8 @@ def build(checkpoint: Checkpoint, source: str | Path) -> ITER:
             "--vqgan`; of a training take the whole, models/iter_latest.safetensors"
         )
         raise ValueError(
-            f"{source} is not a whole ITER: it holds no {', '.join(missing)}; its first keys are {_first_keys(state)}"
+            f"{source} is not a whole ITER: it holds no {', '.join(missing)}; its first keys are "
+            + files.first_keys(state)
             + (hint if missing == ["vqgan"] else "")
         )
     try:
@@ -275,15 +240,4 @@ def build(checkpoint: Checkpoint, source: str | Path) -> ITER:
 
 
 def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key.removeprefix("module."): value.float() if value.is_floating_point() else value
-        for key, value in state.items()
-    }
-
-
-def _first_keys(state: Mapping[Any, Any]) -> str:
-    return ", ".join(str(key) for key in list(state)[:5]) or "none"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iter_arch.architecture import check_fits, infer_network, infer_num_codes, infer_scale, infer_vqgan
+from basicsr_compat.files import state_difference
+from iter_arch.architecture import infer_network, infer_num_codes, infer_scale, infer_vqgan
 from iter_arch.lq_encoder_arch import LQEncoder
 from iter_arch.sampling import SamplingConfig
 from iter_arch.swin import relative_position_index, shift_mask
@@ -102,7 +103,7 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     except ValueError as error:
         key, _, rest = str(error).partition(" ")
         raise ValueError(f"{_renamer(names, backwards=True)(key)} {rest}") from None
-    check_fits(expected, theirs)
+    _require_fit(expected, theirs)
     return {key.removeprefix("vqgan."): value for key, value in ours.items()} if alone else ours
 
 
@@ -121,7 +122,7 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     alone = any(key.startswith(("encoder.", "decoder.", "quantizer.")) for key in state)
     ours = {f"vqgan.{key}": value for key, value in state.items()} if alone else dict(state)
-    check_fits(_parts(ours), ours)
+    _require_fit(_parts(ours), ours)
     names = _names(
         _matches(r"vqgan\.(encoder|decoder)\.(\d+)\.groups\.", ours),
         stages=len(_matches(r"lq_encoder\.stem\.(\d+)\.", ours)) // (1 + RES_BLOCKS),
@@ -138,6 +139,12 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key in [key for key in theirs if key.startswith("vqgan.decoder.")]:
         theirs[key.replace("decoder.", "generator.", 1)] = theirs[key]
     return {key.removeprefix("vqgan."): value for key, value in theirs.items()} if alone else theirs
+
+
+def _require_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    differences = state_difference(expected, found)
+    if differences:
+        raise ValueError("; ".join(differences))
 
 
 def _matches(pattern: str, keys: Iterable[str]) -> set[tuple[str, ...]]:

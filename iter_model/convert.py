@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from basicsr_compat.files import atomic_save
+from basicsr_compat.files import atomic_save, state_difference
 from iter_arch import ITER
-from iter_arch.architecture import check_fits, infer_config
+from iter_arch.architecture import infer_config
 from iter_arch.checkpoint import Checkpoint, add_vqgan, find_checkpoint, read_file, write_safetensors
 from iter_arch.released import from_released, is_released, to_released
 
@@ -94,7 +94,9 @@ def convert(source: str | Path, target: Path, vqgan: str | Path | None = None) -
             if {"vqgan.encoder.0.weight", "lq_encoder.head.weight"} <= state.keys():
                 config = infer_config(state)
                 with torch.device("meta"):
-                    check_fits(ITER(**config).state_dict(), state)
+                    differences = state_difference(ITER(**config).state_dict(), state)
+                if differences:
+                    raise ValueError("; ".join(differences))
             write_safetensors(Checkpoint(state, config), target)
     except ValueError as error:
         raise ValueError(f"{path} cannot be converted: {error}") from None

@@ -229,11 +229,11 @@ def test_files_of_another_kind_are_refused_and_nothing_is_executed(theirs, tmp_p
         refused("conv_first.weight, conv_first.bias")
     torch.save({"params": theirs}, path)
     path.write_bytes(path.read_bytes()[:-1000])
-    refused("damaged or holds more than weights")
+    refused("holds more than tensors")
     path.write_bytes(b"")
-    refused("damaged or holds more than weights")
+    refused("holds more than tensors")
     torch.save({"params": theirs | {"code": Code(str(tmp_path / "proof"))}}, path)
-    refused("damaged or holds more than weights")
+    refused("holds more than tensors")
     assert os.listdir(tmp_path) == ["model.pth"]
     for content in ([1, 2], {"params": {"epoch": 3}}, {"epoch": 3}, {}):
         torch.save(content, path)
