@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from basicsr_compat.schema import format_error
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -101,7 +103,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     except Exception as error:
         raise ValueError(
             f"checkpoint {os.fspath(path)!r} cannot be read: it is truncated, no checkpoint, or holds more than "
-            f"tensors ({first_line(error)}); delete it, or name another"
+            f"tensors ({format_error(error)}); delete it, or name another"
         ) from error
 
 
@@ -193,16 +195,11 @@ def first_keys(content: Mapping[Any, Any]) -> str:
     return ", ".join(str(key)[:80] for key in list(content)[:5]) or "none"
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
 def _reason(path: str, error: OSError) -> str:
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         return f"{folder} is a file, not a folder" if os.path.exists(folder) else f"there is no folder {folder}"
-    return error.strerror or first_line(error)
+    return error.strerror or format_error(error)
 
 
 def _torch_reason(path: str | os.PathLike, error: RuntimeError) -> str:
@@ -212,7 +209,7 @@ def _torch_reason(path: str | os.PathLike, error: RuntimeError) -> str:
         return f"the folder {folder} is not writable"
     if os.path.isdir(folder) and shutil.disk_usage(folder).free < 1 << 20:
         return "no space left on the disk"
-    return first_line(error)
+    return format_error(error)
 
 
 def _remove(path: str) -> None:
