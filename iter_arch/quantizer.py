@@ -40,7 +40,8 @@ class VectorQuantizer(nn.Module):
 
     def expected_codes(self, logits: Tensor) -> Tensor:
         """logits (b, N, h, w) -> mean of the codes under their softmax (b, d, h, w) float32."""
-        return torch.einsum("bnhw,nd->bdhw", logits.float().softmax(1), self.embedding.weight.float())
+        with torch.autocast(logits.device.type, enabled=False):
+            return torch.einsum("bnhw,nd->bdhw", logits.float().softmax(1), self.embedding.weight.float())
 
     def tokens(self, z: Tensor) -> Tensor:
         """z (b, d, h, w) -> index of the nearest code (b, h, w) int64."""

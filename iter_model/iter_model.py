@@ -67,14 +67,6 @@ class TrainedNetworks(nn.Module):
         return Predictions(lq_logits, refiner_logits, self.evaluator.logits(S_r, evaluator), evaluator_logits, S_l, S_r)
 
 
-def _missing_vqgan(path: Mapping[str, Any]) -> Iterator[str]:
-    if not path.get("pretrain_network_vqgan") and not path.get("pretrain_network_g"):
-        yield (
-            "path.pretrain_network_vqgan is missing: stages II and III need a Swin-VQGAN; train one with "
-            "`basicsr train -opt options/train_swin_vqgan.yml` and name its checkpoint here"
-        )
-
-
 @torch.no_grad()
 def init_from_codebook(net: ITER) -> None:
     """Start from what the codebook knows: tokens with similar codes get similar embeddings and logits.
@@ -106,6 +98,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
 
     train_options = ITERTrainOptions
     val_options = ITERValOptions
+    trained_part: type[nn.Module] = TrainedNetworks
 
     # Known to the check of the options besides those of network_g.
     path_keys = ("pretrain_network_vqgan",)
@@ -121,7 +114,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
             yield from ground_truth_problems(opt)
         net = networks.get("network_g")
         if net is not None and not isinstance(net, ITER):
-            yield f"network_g.type={opt['network_g']['type']} must be ITER for model_type ITERModel"
+            yield f"network_g.type={opt['network_g']['type']} must be ITER for model_type {cls.__name__}"
         elif net is not None:
             if opt.get("scale") != net.scale:
                 scale = format_value(opt.get("scale"))
@@ -135,7 +128,16 @@ class ITERModel(ValidationMixin, TrainingMixin):
             queue, batch = opt["train"].get("queue_size"), opt["datasets"]["train"].get("batch_size_per_gpu")
             if isinstance(queue, int) and isinstance(batch, int) and 0 < queue < batch:
                 yield f"train.queue_size={queue} must be 0, or at least datasets.train.batch_size_per_gpu={batch}"
-            yield from _missing_vqgan(opt["path"])
+            yield from cls.missing_weights(opt["path"])
+
+    @staticmethod
+    def missing_weights(path: Mapping[str, Any]) -> Iterator[str]:
+        """Say which weights that the training needs are not named in the yml's section `path`."""
+        if not path.get("pretrain_network_vqgan") and not path.get("pretrain_network_g"):
+            yield (
+                "path.pretrain_network_vqgan is missing: stages II and III need a Swin-VQGAN; train one with "
+                "`basicsr train -opt options/train_swin_vqgan.yml` and name its checkpoint here"
+            )
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
@@ -144,18 +146,19 @@ class ITERModel(ValidationMixin, TrainingMixin):
         self.iter = build_network(opt["network_g"])
         section = self.val.sampling
         self.sampling = tuned_sampling(self.iter.config) if section is None else SamplingConfig(**section)
-        self._load_networks()
-        if self.is_train and self.train.codebook_init and not opt["path"].get("pretrain_network_g"):
-            init_from_codebook(self.iter)
+        for problem in self.missing_weights(opt["path"]) if self.is_train else ():
+            raise ValueError(problem)
+        self.load_networks()
         self.iter.to(self.device, memory_format=self.memory_format)
         self.iter.vqgan.requires_grad_(False)
         self.iter.eval()
-        self.net_g = TrainedNetworks(self.iter)
+        self.net_g = self.trained_part(self.iter)
         if self.is_train:
             self.init_training_settings()
         self.print_network(self.net_g)
 
-    def _load_networks(self) -> None:
+    def load_networks(self) -> None:
+        """Fill `iter` from the files of the section `path`."""
         path = self.opt["path"]
         source = path.get("pretrain_network_g")
         vqgan = path.get("pretrain_network_vqgan")
@@ -173,10 +176,10 @@ class ITERModel(ValidationMixin, TrainingMixin):
             part = {key.removeprefix("vqgan."): value for key, value in state.items() if key.startswith("vqgan.")}
             load_strictly(self.iter.vqgan, part or state, vqgan)
             get_root_logger().info(f"Loaded SwinVQGAN from {vqgan}")
+        if self.is_train and self.train.codebook_init and not source:
+            init_from_codebook(self.iter)
 
     def init_training_settings(self) -> None:
-        for problem in _missing_vqgan(self.opt["path"]):
-            raise ValueError(problem)
         # The format of the fastest convs; the trained networks' GroupNorm has a slow backward in it.
         self.iter.vqgan.to(memory_format=torch.channels_last)
         self.net_g = self.model_to_device(self.net_g)
@@ -195,14 +198,18 @@ class ITERModel(ValidationMixin, TrainingMixin):
             "refiner": build_loss(self.train.refiner_opt).to(self.device),
             "evaluator": build_loss(self.train.evaluator_opt).to(self.device),
         }
-        train = self.opt["datasets"]["train"]
-        self.degradation = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
-        self.pool = PairPool(self.train.queue_size) if self.train.queue_size else None
+        self.prepare_data()
         self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
         self.setup_schedulers()
         if self.train.compile:
             self.net_g.compile()
             self.iter.vqgan.encoder.compile()
+
+    def prepare_data(self) -> None:
+        """What `feed_data` makes pairs with."""
+        train = self.opt["datasets"]["train"]
+        self.degradation = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
+        self.pool = PairPool(self.train.queue_size) if self.train.queue_size else None
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
         if "lq" in data:
@@ -265,7 +272,8 @@ class ITERModel(ValidationMixin, TrainingMixin):
     @torch.no_grad()
     def test(self) -> None:
         net = getattr(self, "iter_ema", self.iter)
-        was_training = net.lq_encoder.training
+        trained = self.get_bare_model(self.net_g)
+        was_training = trained.training
         net.eval()
         self.steps: list[tuple[int, Tensor, Tensor]] = []
         with self.autocast():
@@ -277,8 +285,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
                 tile=self.val.tile,
             )
         self.output = match_color(restored.image.float(), self.lq, self.val.color_correction, self.val.color_levels)
-        if was_training:
-            self.get_bare_model(self.net_g).train()
+        trained.train(was_training)
 
     def draw(self) -> Tensor:
         """lq, S_l decoded, every step (what is masked there is dark), result and gt side by side, (3, H, W)."""

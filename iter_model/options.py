@@ -13,7 +13,7 @@ import torch
 from basicsr.models import lr_scheduler
 
 from basicsr_compat.pipeline.options import LoggerOptions, Network, registered
-from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Rule, Weight, format_value
+from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Probability, Rule, Weight, format_value
 from iter_arch.color import DEFAULT_LEVELS, ColorMethod, Levels
 from iter_arch.sampling import SamplingConfig, Schedule
 
@@ -120,6 +120,30 @@ class ITERTrainOptions(TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoderTrainOptions(TrainOptions):
+    """The section `train` of stage IV; a loss that is not named is not used.
+
+    net_d_start_iter: first iteration with the GAN loss.
+    queue_size: as in stages II and III.
+    expected_ratio: share of images at fidelity 1; the others' is uniform in [0, 1).
+    refined_ratio: share of images with tokens of phi_r at a random alpha, as `network_g.sampling` draws them.
+    gt_ratio: share of images with the tokens of their ground truth, so that these are not forgotten.
+    mild_ratio: share of images whose degradation is mild, or, for half of them, none.
+    """
+
+    pixel_opt: Loss | None = None
+    perceptual_opt: Loss | None = None
+    gan_opt: Loss | None = None
+    optim_d: Optimizer | None = None
+    net_d_start_iter: Natural = 0
+    queue_size: Natural = 0
+    expected_ratio: Probability = 1 / 3
+    refined_ratio: Probability = 0.3
+    gt_ratio: Probability = 0.1
+    mild_ratio: Probability = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValOptions:
     """The section `val` of both stages; val_freq, save_img, suffix, metrics and pbar are BasicSR's.
 
@@ -191,6 +215,14 @@ def impossible_optimizers(train: Section) -> Iterator[str]:
             _SCHEDULERS[train["scheduler"]["type"]](optimizer, **options)
         except Exception as error:
             yield f"train.scheduler={format_value(train['scheduler'])} is impossible: {error}"
+
+
+def gan_problems(opt: Section) -> Iterator[str]:
+    """A GAN loss needs a discriminator and its optimizer."""
+    if opt["train"].get("gan_opt"):
+        for name, section in (("network_d", opt), ("train.optim_d", opt["train"])):
+            if not section.get(name.removeprefix("train.")):
+                yield f"{name} is missing: train.gan_opt needs it; or take train.gan_opt out"
 
 
 def crop_problems(opt: Section, multiple: int) -> Iterator[str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from iter_arch.quantizer import VectorQuantizer
 from iter_arch.swin_vqgan_arch import SwinVQGAN
 from iter_arch.tiling import pad_to_multiple
-from iter_model.options import SwinVQGANTrainOptions, ValOptions, crop_problems
+from iter_model.options import SwinVQGANTrainOptions, ValOptions, crop_problems, gan_problems
 from iter_model.training import TrainingMixin, all_reduce_sum, broadcast_from_main
 from iter_model.validation import ValidationMixin
 
@@ -44,10 +44,8 @@ class SwinVQGANModel(ValidationMixin, TrainingMixin):
                 yield "path.pretrain_network_g is missing: train.decoder_only trains the decoder of a finished stage I"
             if opt["train"].get("quantize_start_iter", 1) != 1:
                 yield "train.quantize_start_iter needs a new codebook, train.decoder_only keeps the old one; drop one"
-        if is_train and opt["train"].get("gan_opt"):
-            for name, section in (("network_d", opt), ("train.optim_d", opt["train"])):
-                if not section.get(name.removeprefix("train.")):
-                    yield f"{name} is missing: train.gan_opt needs it; or take train.gan_opt out"
+        if is_train:
+            yield from gan_problems(opt)
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)

@@ -6,6 +6,7 @@ from basicsr.utils.dist_util import get_dist_info
 from small_networks import VQGAN, config, small_iter
 
 import iter_model  # noqa: F401
+from iter_arch import save_pretrained
 
 
 def options(tmp_path, **train) -> dict:
@@ -59,6 +60,24 @@ def iter_model_of(tmp_path, vqgan=None, seed=0, **train):
         torch.save({"params_ema": small_iter(seed=7).vqgan.state_dict()}, vqgan)
     opt["path"]["pretrain_network_vqgan"] = str(vqgan)
     torch.manual_seed(seed)
+    return build_model(opt)
+
+
+def decoder_model(tmp_path, net, *, color_correction="wavelet", path=None, **train):
+    """DecoderModel on a whole ITER that is written to a file; with a discriminator where gan_opt is given.
+
+    path: further entries of the section `path`.
+    """
+    opt = options(tmp_path, **({"pixel_opt": {"type": "L1Loss"}, "ema_decay": 0.9} | train))
+    opt |= {"model_type": "DecoderModel", "network_g": {"type": "ITER", **config()}}
+    opt["val"] = {"color_correction": color_correction}
+    whole = tmp_path / "iter.safetensors"
+    save_pretrained(net, whole)
+    opt["path"] |= {"pretrain_network_iter": str(whole)} | (path or {})
+    if "gan_opt" in train:
+        opt["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}
+        opt["train"]["optim_d"] = {"type": "Adam", "lr": 1e-3}
+    torch.manual_seed(0)
     return build_model(opt)
 
 

@@ -115,3 +115,80 @@ def test_pyiqa_loss_lowers_as_images_agree():
     value.backward()
     assert 0 < value.item() < 1 and image.grad.abs().sum() > 0
     assert loss(target, target).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    """Random weights of VGG16's first four blocks, as VGGLoss reads them, and the same in torchvision's layers."""
+    from torchvision.models import vgg
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = vgg.make_layers(vgg.cfgs["D"])[:23]
+    convs = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
+    names = [f"conv{block}_{i}" for block, count in ((1, 2), (2, 2), (3, 3), (4, 3)) for i in range(1, count + 1)]
+    path = tmp_path_factory.mktemp("vgg") / "vgg.npz"
+    arrays = {
+        f"{n}.{k}": p.detach().numpy() for n, conv in zip(names, convs, strict=True) for k, p in conv.named_parameters()
+    }
+    np.savez(path, **arrays)
+    return path, layers.eval()
+
+
+def test_vgg_loss_is_the_distance_of_unit_features(vgg_file):
+    path, layers = vgg_file
+    a, b = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean = torch.tensor([122.679, 116.669, 104.007]).view(1, 3, 1, 1) / 255
+    x, distances = torch.cat([a, b]) - mean, []
+    with torch.no_grad():
+        for i, layer in enumerate(layers):
+            x = layer(x)
+            if i in (3, 8, 15, 22):
+                one, other = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-4)).chunk(2)
+                distances.append(float((one - other).square().sum(1).mean()))
+    loss = build_loss({"type": "VGGLoss", "path": str(path), "loss_weight": 0.5})
+    assert loss(a, b).item() == pytest.approx(0.5 * sum(distances) / 4, rel=1e-3)
+    assert loss(a, a).item() == 0
+
+
+def test_vgg_loss_has_gradients_for_the_image_alone(vgg_file):
+    loss = build_loss({"type": "VGGLoss", "path": str(vgg_file[0])})
+    image, target = (torch.rand(1, 3, 16, 16, requires_grad=True) for _ in range(2))
+    loss(image, target).backward()
+    assert image.grad.abs().sum() > 0 and target.grad is None
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
+
+
+@pytest.mark.parametrize("kind", ["missing", "damaged", "pickled", "other"])
+def test_vgg_loss_names_a_file_that_it_cannot_use(tmp_path, vgg_file, kind):
+    path = tmp_path / "vgg.npz"
+    if kind == "damaged":
+        path.write_bytes(vgg_file[0].read_bytes()[:1000])
+    elif kind == "pickled":
+        np.savez(path, **{"conv1_1.weight": np.array([object()])})
+    elif kind == "other":
+        np.savez(path, **{"conv1_1.weight": np.zeros((8, 3, 3, 3), np.float32)})
+    expected = {"missing": "is not a file", "other": r"conv1_1.weight is of shape \(8, 3, 3, 3\)"}.get(kind, "damaged")
+    with pytest.raises(ValueError, match=expected):
+        build_loss({"type": "VGGLoss", "path": str(path)})
+
+
+def test_vgg_loss_without_a_file_uses_torchvisions(monkeypatch, vgg_file):
+    from torchvision.models import VGG16_Weights
+
+    state = {f"features.{key}": value for key, value in vgg_file[1].state_dict().items()}
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", lambda self, **options: state)
+    loss = build_loss({"type": "VGGLoss"})
+    assert torch.equal(loss.blocks[3][-2].weight, state["features.21.weight"])
+    assert loss.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_vgg_loss_without_a_file_and_without_a_network(monkeypatch):
+    from torchvision.models import VGG16_Weights
+
+    def offline(self, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", offline)
+    with pytest.raises(ValueError, match="cannot be downloaded.*`path`"):
+        build_loss({"type": "VGGLoss"})

@@ -34,8 +34,8 @@ def test_the_options_are_valid_and_the_networks_can_be_built(path, tmp_path, cap
 @ymls
 def test_losses_can_be_built(path):
     for key, loss in (read(path).get("train") or {}).items():
-        # LPIPS needs weights from the network.
-        if key.endswith("_opt") and loss["type"] != "PyIQALoss":
+        # LPIPS and VGG16 need weights from the network.
+        if key.endswith("_opt") and loss["type"] not in ("PyIQALoss", "VGGLoss"):
             build_loss(loss)
 
 

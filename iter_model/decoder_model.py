@@ -1,0 +1,205 @@
+"""Stage IV, beyond the paper: D_H is tuned on the tokens of E_l and phi_r, which stay as they are (arXiv:2312.05616).
+
+Stage I trains the decoder on tokens of sharp photos. At test time it gets those that E_l predicts and phi_r draws, and
+has never seen their like. Here it learns to make the best of them, for every fidelity.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iter_arch.checkpoint import load_strictly, read_checkpoint
+from iter_arch.color import low_frequencies
+from iter_arch.iter_arch import ITER
+from iter_arch.sampling import Pieces, make_generators, sample
+from iter_model.iter_model import ITERModel
+from iter_model.options import DecoderTrainOptions, gan_problems
+
+
+class TrainedDecoder(nn.Module):
+    """D_H alone: codes (b, d, h, w) -> image (b, 3, 8h, 8w) float32, nominally in [0, 1], not clamped."""
+
+    def __init__(self, net: ITER) -> None:
+        super().__init__()
+        self.decoder = net.vqgan.decoder
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return (self.decoder(codes).float() + 1) / 2
+
+
+class Decoded(NamedTuple):
+    """codes: (b, d, h, w), what D_H gets; lq: (b, 3, H/s, W/s), whose low frequencies its image takes."""
+
+    codes: Tensor
+    lq: Tensor
+
+
+@MODEL_REGISTRY.register()
+class DecoderModel(ITERModel):
+    """Trains D_H of a whole ITER on f * expected + (1 - f) * token codes, with f, tokens and degradation at random.
+
+    The color correction of `val` is in the loop where it is `wavelet`: what will be replaced costs nothing.
+
+    Besides the declared sections: network_g of type ITER; network_d, optional; path.pretrain_network_iter (a whole
+    ITER: a shipped name, iter_latest.safetensors of stages II and III, or of the authors' release; to resume too);
+    path.pretrain_network_g (a checkpoint of this model).
+    """
+
+    train_options = DecoderTrainOptions
+    trained_part = TrainedDecoder
+    further_networks = ("network_d",)
+    path_keys = ("pretrain_network_iter",)
+
+    @classmethod
+    def option_problems(
+        cls, opt: Mapping[str, Any], is_train: bool, networks: Mapping[str, nn.Module]
+    ) -> Iterator[str]:
+        """See `TrainingMixin`."""
+        yield from super().option_problems(opt, is_train, networks)
+        if is_train:
+            yield from gan_problems(opt)
+
+    @staticmethod
+    def missing_weights(path: Mapping[str, Any]) -> Iterator[str]:
+        """See `ITERModel`."""
+        if not path.get("pretrain_network_iter"):
+            yield (
+                "path.pretrain_network_iter is missing: stage IV needs a whole ITER; name iter_latest.safetensors of "
+                "stages II and III here"
+            )
+
+    def load_networks(self) -> None:
+        """See `ITERModel`."""
+        path = self.opt["path"]
+        source = path.get("pretrain_network_iter") or path.get("pretrain_network_g")
+        if source:
+            load_strictly(self.iter, read_checkpoint(source).state, source)
+            get_root_logger().info(f"Loaded ITER from {source}")
+        if self.is_train and path.get("pretrain_network_g"):
+            self.load_into(self.trained_part(self.iter), path["pretrain_network_g"], "params")
+
+    def init_training_settings(self) -> None:
+        path = self.opt["path"]
+        self.iter.requires_grad_(False)
+        self.net_g.requires_grad_(True).train()
+        self.net_g = self.model_to_device(self.net_g)
+        if self.train.ema_decay:
+            vqgan = self.iter.vqgan
+            frozen = (self.iter.lq_encoder, self.iter.refiner, self.iter.evaluator, vqgan.encoder, vqgan.quantizer)
+            self.iter_ema = copy.deepcopy(self.iter, {id(part): part for part in frozen}).requires_grad_(False)
+            self.net_g_ema = self.trained_part(self.iter_ema)
+            if path.get("pretrain_network_g"):
+                # Of a resumed run, say: BasicSR then sets this path.
+                self.load_into(self.net_g_ema, path["pretrain_network_g"])
+        sections = {"l_pix": self.train.pixel_opt, "l_percep": self.train.perceptual_opt}
+        self.criteria = {name: build_loss(section).to(self.device) for name, section in sections.items() if section}
+        self.prepare_data()
+        self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
+        self.net_d = None
+        if self.train.gan_opt:
+            self.cri_gan = build_loss(self.train.gan_opt).to(self.device)
+            # Without GroupNorm, whose backward is slow in this format, a discriminator gains from it everywhere.
+            net_d = build_network(self.opt["network_d"]).to(memory_format=torch.channels_last)
+            self.net_d = self.model_to_device(net_d)
+            if path.get("pretrain_network_d"):
+                self.load_into(self.get_bare_model(self.net_d), path["pretrain_network_d"], "params")
+            self.net_d.train()
+            self.optimizer_d = self.add_optimizer("optim_d", self.net_d.parameters())
+        self.setup_schedulers()
+        if self.train.compile:
+            self.net_g.compile()
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        with_gan = self.net_d is not None and current_iter >= self.train.net_d_start_iter
+        if with_gan:
+            self.net_d.requires_grad_(False)
+        with (
+            self.autocast(),
+            self.synchronized(self.net_g, current_iter),
+            self.synchronized(self.net_d, current_iter),
+        ):
+            decoded = self.draw_codes()
+            image = self.corrected(self.net_g(decoded.codes), decoded.lq)
+            losses = {name: criterion(image, self.gt) for name, criterion in self.criteria.items()}
+            if with_gan:
+                losses["l_gan"] = self.cri_gan(self.net_d(image).float(), True, is_disc=False)
+        self.backward(sum(losses.values()))
+        self.step(self.optimizer_g, current_iter)
+        if with_gan:
+            losses |= self._optimize_discriminator(image.detach(), current_iter)
+        if self.train.ema_decay:
+            self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)
+        self.losses = losses
+
+    @torch.no_grad()
+    def draw_codes(self) -> Decoded:
+        """What D_H may get at test time for the images of the batch, and for some the tokens of their ground truth."""
+        net, options, b = self.iter, self.train, len(self.gt)
+        chances = torch.rand(5, b, generator=self.generator).to(self.device)
+        clean = F.interpolate(self.gt, self.lq.shape[2:], mode="bicubic", antialias=True).clamp(0, 1)
+        of_gt = chances[0] < options.gt_ratio
+        # A mild degradation is a mean of LQ and shrunk ground truth; of half of them nothing of the LQ is left.
+        share = torch.where(chances[1] < options.mild_ratio / 2, 1.0, chances[2])
+        share = torch.where((chances[1] < options.mild_ratio) | of_gt, share, 0.0).masked_fill(of_gt, 1.0)
+        lq = self.lq.lerp(clean, share[:, None, None, None])
+
+        logits = net.lq_encoder(lq).float()
+        S_l = logits.argmax(1)
+        tokens = torch.where(of_gt[:, None, None], net.vqgan.quantizer.tokens(net.vqgan.latent(self.gt)), S_l)
+        refined = ((chances[3] < options.refined_ratio) & ~of_gt).nonzero().flatten()
+        if len(refined):
+            tokens[refined] = self._refine(S_l[refined])
+        fidelity = chances[4] / (1 - options.expected_ratio) if options.expected_ratio < 1 else chances[4] + 1
+        fidelity = fidelity.clamp_max(1).masked_fill(of_gt, 0)[:, None, None, None]
+        codes = net.vqgan.quantizer.codes(tokens).lerp(net.vqgan.quantizer.expected_codes(logits), fidelity)
+        return Decoded(codes, lq)
+
+    def _refine(self, S_l: Tensor) -> Tensor:
+        """Tokens (b, h, w) that Algorithm 2 makes of S_l, at an alpha at random."""
+        net = self.iter
+        good = net.evaluator(S_l, S_l).float().softmax(1)[:, 1]
+        alpha, *seeds = torch.rand(1 + len(S_l), generator=self.generator).tolist()
+        everywhere = (slice(None),)
+
+        def refine(tokens: Tensor, mask: Tensor, rows: Tensor) -> Pieces:
+            return [(everywhere, net.refiner(tokens, mask, S_l[rows], good[rows] >= alpha))]
+
+        def evaluate(tokens: Tensor, rows: Tensor) -> Pieces:
+            return [(everywhere, net.evaluator(tokens, S_l[rows]))]
+
+        config = replace(self.sampling, alpha=alpha)
+        generators = make_generators([int(2**31 * seed) for seed in seeds], len(S_l), self.device)
+        return sample(refine, evaluate, S_l, good >= alpha, config=config, generators=generators).tokens
+
+    def corrected(self, image: Tensor, lq: Tensor) -> Tensor:
+        """image (b, 3, H, W) with the low frequencies of lq, where `val.color_correction` will put them in."""
+        if self.val.color_correction != "wavelet":
+            return image
+        upsampled = F.interpolate(lq, image.shape[2:], mode="bicubic").clamp(0, 1)
+        return image + low_frequencies(upsampled - image, self.val.color_levels)
+
+    def _optimize_discriminator(self, fake: Tensor, current_iter: int) -> dict[str, Tensor]:
+        self.net_d.requires_grad_(True)
+        with self.autocast(), self.synchronized(self.net_d, current_iter):
+            # One forward for both halves: DistributedDataParallel allows one before each backward.
+            real_scores, fake_scores = self.net_d(torch.cat([self.gt, fake])).float().chunk(2)
+        real_loss = self.cri_gan(real_scores, True, is_disc=True)
+        fake_loss = self.cri_gan(fake_scores, False, is_disc=True)
+        self.backward(real_loss + fake_loss)
+        self.step(self.optimizer_d, current_iter)
+        return {"l_d_real": real_loss, "l_d_fake": fake_loss}
+
+    def save(self, epoch: int, current_iter: int | str) -> None:
+        """As `ITERModel`, with the discriminator."""
+        if self.net_d is not None:
+            self.save_network(self.net_d, "net_d", current_iter)
+        super().save(epoch, current_iter)
