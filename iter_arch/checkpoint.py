@@ -103,7 +103,8 @@ def read_file(path: str | Path, param_key: str | None = None) -> Checkpoint:
         config = json.loads(config) if config else content.get("config") if isinstance(content, Mapping) else None
     except ValueError:
         raise ValueError(f"{path} has damaged metadata: iter_config is not JSON") from None
-    return Checkpoint(files.find_state(content, path, param_key), config)
+    # A safetensors file holds one state dict and has no keys to choose among.
+    return Checkpoint(files.find_state(content, path, None if files.is_safetensors(path) else param_key), config)
 
 
 def load_pretrained(name: str | Path) -> ITER:
