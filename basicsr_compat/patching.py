@@ -1,0 +1,256 @@
+"""How BasicSR is repaired without being imported: an import hook, and repairs that it applies.
+
+A repair is put in right after the module that it targets has run, at once if that module is there already. It replaces
+nothing that is not broken, nothing twice, and nothing that another project has replaced before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import inspect
+import sys
+import threading
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+REGISTRIES = ("arch", "dataset", "model", "loss", "metric")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """One function or method of BasicSR that does not run.
+
+    Args:
+        target: `module:name` or `module:Class.name`.
+        is_broken: looks for the fault in what is there; it never asks for a version.
+        replacement: makes of what is there what takes its place.
+        reason: what fails without it.
+    """
+
+    target: str
+    is_broken: Callable[[Any], bool]
+    replacement: Callable[[Any], Any]
+    reason: str
+
+    @property
+    def module(self) -> str:
+        return self.target.partition(":")[0]
+
+    def arm(self) -> None:
+        """Apply it when its module is imported, now if it is there."""
+        when_imported(self.module, self.apply)
+
+    def apply(self, module: types.ModuleType) -> None:
+        """Put the replacement in the place of the target, if that is BasicSR's own and broken."""
+        owner, name, current = self._find(module)
+        if _repaired_by(current) or not _is_own(module, current) or not self.is_broken(current):
+            return
+        new = self.replacement(current)
+        new.repaired_by = self.target
+        setattr(owner, name, new)
+        if owner is module:
+            _replace_imported_names(module, current, new)
+
+    def is_needed(self) -> bool:
+        """Whether it has been applied, or would be: imports the module that it targets."""
+        module = importlib.import_module(self.module)
+        current = self._find(module)[2]
+        return _repaired_by(current) or (_is_own(module, current) and self.is_broken(current))
+
+    def _find(self, module: types.ModuleType) -> tuple[Any, str, Any]:
+        owner, (*path, name) = module, self.target.partition(":")[2].split(".")
+        for part in path:
+            owner = getattr(owner, part, None)
+        return owner, name, getattr(owner, name, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """One module that BasicSR imports and that its package has dropped.
+
+    Args:
+        target: the module that is gone.
+        replacement: where its functions are now.
+        reason: what fails without it.
+    """
+
+    target: str
+    replacement: str
+    reason: str
+
+    def arm(self) -> None:
+        """Supply it to whoever imports it, unless there is a real one."""
+        _HOOK.stand_ins[self.target] = self.replacement
+        _HOOK.install()
+
+    def is_needed(self) -> bool:
+        """Whether the real module is gone."""
+        package = importlib.import_module(self.target.rpartition(".")[0])
+        return _HOOK.real_spec(self.target, package.__path__) is None
+
+
+def when_imported(name: str, callback: Callable[[types.ModuleType], None]) -> None:
+    """Call `callback(module)` now if the module `name` is imported, else right after it is; again after each reload.
+
+    Example:
+        >>> basicsr_compat.when_imported("basicsr.utils.registry", lambda module: print(module.ARCH_REGISTRY))
+    """
+    _HOOK.watch(name, callback)
+
+
+def register(kind: str, obj: Any = None) -> Any:
+    """Put a class or function into BasicSR's registry, as soon as there is one: BasicSR is not imported for it.
+
+    Args:
+        kind: arch, dataset, model, loss or metric.
+        obj: what to register by its name; without it, this is a decorator.
+
+    Example:
+        >>> @basicsr_compat.register("arch")
+        ... class MyNetwork(torch.nn.Module): ...
+    """
+    if kind not in REGISTRIES:
+        raise ValueError(f"kind={kind!r} must be one of {', '.join(REGISTRIES)}")
+    if obj is None:
+        return lambda decorated: register(kind, decorated)
+
+    def put(module: types.ModuleType) -> None:
+        registry = getattr(module, f"{kind.upper()}_REGISTRY")
+        known = registry._obj_map.get(obj.__name__)
+        if known is not None and (known.__module__, known.__qualname__) == (obj.__module__, obj.__qualname__):
+            registry._obj_map[obj.__name__] = obj  # its module was imported a second time, which BasicSR refuses
+        else:
+            registry.register(obj)
+
+    when_imported("basicsr.utils.registry", put)
+    return obj
+
+
+def with_globals(function: types.FunctionType, **replaced: Any) -> types.FunctionType:
+    """The same function, which finds `replaced` where it looks for these globals of its module."""
+    same = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **replaced},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    same.__kwdefaults__ = function.__kwdefaults__
+    return same
+
+
+def _repaired_by(current: Any) -> bool:
+    return getattr(current, "repaired_by", None) is not None
+
+
+def _is_own(module: types.ModuleType, current: Any) -> bool:
+    return inspect.isfunction(current) and current.__module__ == module.__name__
+
+
+def _replace_imported_names(module: types.ModuleType, old: Any, new: Any) -> None:
+    """Modules of one package import each other's functions by name: where they did so before, set it there too."""
+    package = module.__name__.partition(".")[0]
+    for name, other in list(sys.modules.items()):
+        if isinstance(other, types.ModuleType) and name.partition(".")[0] == package:
+            for attribute in [key for key, value in vars(other).items() if value is old]:
+                setattr(other, attribute, new)
+
+
+class _Hook(importlib.abc.MetaPathFinder):
+    """Finds modules as the other finders do, and calls back when they have run; supplies the modules that are gone."""
+
+    def __init__(self):
+        self.stand_ins: dict[str, str] = {}
+        self._callbacks: dict[str, list[Callable]] = {}
+        self._executed: set[str] = set()
+        self._lock = threading.Lock()
+        self._searching = threading.local()
+
+    def install(self) -> None:
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def watch(self, name: str, callback: Callable) -> None:
+        self.install()
+        module = sys.modules.get(name)
+        if _is_importing(module) and name not in self._executed:
+            importlib.import_module(name)  # in another thread: wait for it
+        with self._lock:
+            callbacks = self._callbacks.setdefault(name, [])
+            if callback not in callbacks:
+                callbacks.append(callback)
+            module = sys.modules.get(name)
+            ready = isinstance(module, types.ModuleType) and (name in self._executed or not _is_importing(module))
+        if ready:
+            callback(module)
+
+    def executed(self, module: types.ModuleType) -> None:
+        with self._lock:
+            self._executed.add(module.__name__)
+            callbacks = tuple(self._callbacks[module.__name__])
+        for callback in callbacks:
+            callback(module)
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname not in self._callbacks and fullname not in self.stand_ins:
+            return None
+        spec = self.real_spec(fullname, path, target)
+        if spec is None and fullname in self.stand_ins:
+            return importlib.machinery.ModuleSpec(fullname, _StandInLoader(self.stand_ins[fullname]))
+        if spec is not None and fullname in self._callbacks and hasattr(spec.loader, "exec_module"):
+            spec.loader = _WatchedLoader(spec.loader, self)
+        return spec
+
+    def real_spec(self, fullname, path=None, target=None):
+        """What the other finders find; None within itself, for a finder that asks all others too."""
+        names = self._searching.__dict__.setdefault("names", set())
+        if fullname in names:
+            return None
+        names.add(fullname)
+        try:
+            finders = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+            return next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)
+        finally:
+            names.discard(fullname)
+
+
+def _is_importing(module: types.ModuleType | None) -> bool:
+    return getattr(getattr(module, "__spec__", None), "_initializing", False)
+
+
+class _WatchedLoader(importlib.abc.Loader):
+    """A module's own loader, which tells the hook when the module has run; the module itself never sees it."""
+
+    def __init__(self, loader, hook: _Hook):
+        self._loader, self._hook = loader, hook
+
+    def __getattr__(self, name):  # get_code, get_source, get_resource_reader...
+        return getattr(object.__getattribute__(self, "_loader"), name)
+
+    def create_module(self, spec):
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        self._hook.executed(module)
+
+
+class _StandInLoader(importlib.abc.Loader):
+    """Fills a module that is gone with what the module has that took its functions over."""
+
+    def __init__(self, source: str):
+        self._source = source
+
+    def exec_module(self, module):
+        source = importlib.import_module(self._source)
+        module.__doc__ = f"Stand-in: its functions are in {self._source} now."
+        vars(module).update({key: value for key, value in vars(source).items() if not key.startswith("__")})
+
+
+_HOOK = _Hook()
