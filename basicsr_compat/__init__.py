@@ -1,7 +1,7 @@
 """What BasicSR 1.4.2 needs on today's stack; the only place that patches it.
 
-Importing this package repairs what does not run (`repairs.py`), BasicSR imported or not, and imports neither BasicSR nor
-torch. `install_pipeline` changes how BasicSR trains and tests; only the `basicsr` command calls it.
+Importing this package repairs what does not run (`repairs.py`), and imports neither BasicSR nor torch.
+`install_pipeline` changes how BasicSR trains and tests; only the `basicsr` command calls it.
 """
 
 from basicsr_compat.patching import register, when_imported

@@ -1,8 +1,8 @@
-"""Tier 1: what BasicSR 1.4.2 needs to be imported and to run, on a CPU as on a GPU; nothing a host project would notice.
+"""Tier 1: what BasicSR 1.4.2 needs to be imported and to run, on CPU and GPU; nothing that a host project would notice.
 
-Where a function of BasicSR works, on a GPU above all, its own code runs. On a CPU it runs with stand-ins for what
-insists on CUDA. Faults are looked for by running BasicSR's code, on stand-ins too; BasicSR's version says nothing, since
-its git main is called 1.4.2 as well and has some of them mended.
+Where a function works, on a GPU above all, it runs unchanged. On a CPU the same code runs with stand-ins for what
+insists on CUDA. A fault is looked for by running the function on stand-ins. The version says nothing: BasicSR's git
+main is called 1.4.2 too and has some faults mended.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ def gloo_on_a_cpu(init):
 
         if torch.cuda.is_available():
             return init(backend, **kwargs)
+
         def start(backend, **kwargs):
             torch.distributed.init_process_group("gloo", **kwargs)
 
@@ -326,6 +327,6 @@ REPAIRS: tuple[StandIn | Repair, ...] = (
 
 
 def repair() -> None:
-    """Have every fault of the table mended as soon as BasicSR is imported, now if it is; more than once does nothing."""
+    """Mend every fault of the table when its module is imported, now if it is there; calling it again does nothing."""
     for one in REPAIRS:
         one.arm()

@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import datetime
 import functools
-import importlib.util
 import inspect
 import os
 import queue
@@ -27,44 +26,27 @@ import warnings
 from dataclasses import dataclass
 from typing import Annotated
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-
-def _stand_in_for_functional_tensor() -> None:
-    """torchvision 0.17 removed the module from which BasicSR imports rgb_to_grayscale."""
-    name = "torchvision.transforms.functional_tensor"
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
-        return
-    from torchvision.transforms.functional import rgb_to_grayscale
-
-    module = types.ModuleType(name, "Stand-in: torchvision moved this module's functions to transforms.functional.")
-    module.rgb_to_grayscale = rgb_to_grayscale
-    sys.modules[name] = module
-
-
-_stand_in_for_functional_tensor()
-
-import basicsr.test  # noqa: E402
-import basicsr.train  # noqa: E402
-from basicsr.data import degradations, prefetch_dataloader  # noqa: E402
-from basicsr.models import base_model, realesrgan_model, realesrnet_model  # noqa: E402
-from basicsr.utils import (  # noqa: E402
+import basicsr.test
+import basicsr.train
+import cv2
+import numpy as np
+import torch
+from basicsr.data import prefetch_dataloader
+from basicsr.models import base_model
+from basicsr.utils import (
     dist_util,
     file_client,
     get_root_logger,
-    img_process_util,
     img_util,
     logger,
     misc,
     options,
 )
-from basicsr.utils.registry import METRIC_REGISTRY, Registry  # noqa: E402
+from basicsr.utils.registry import METRIC_REGISTRY, Registry
 
-from basicsr_compat.files import read_checkpoint, state_difference  # noqa: E402
-from basicsr_compat.images import UnreadableImage, decode_image, printable  # noqa: E402
-from basicsr_compat.pipeline.checkpoints import (  # noqa: E402
+from basicsr_compat.files import read_checkpoint, state_difference
+from basicsr_compat.images import UnreadableImage, decode_image, printable
+from basicsr_compat.pipeline.checkpoints import (
     ResumableSampler,
     load_resume_state,
     resumes_exactly,
@@ -72,9 +54,9 @@ from basicsr_compat.pipeline.checkpoints import (  # noqa: E402
     save_training_state,
     seeded_loader,
 )
-from basicsr_compat.pipeline.checkpoints import run as training_run  # noqa: E402
-from basicsr_compat.pipeline.options import add_arguments, nearest, read_options  # noqa: E402
-from basicsr_compat.schema import Positive, Rule, read_section  # noqa: E402
+from basicsr_compat.pipeline.checkpoints import run as training_run
+from basicsr_compat.pipeline.options import add_arguments, nearest, read_options
+from basicsr_compat.schema import Positive, Rule, read_section
 
 # ------------------------------------------------------------------------------------------- registries and files
 
@@ -237,18 +219,6 @@ def failed_elsewhere(error: Exception) -> str | None:
 def _once_for_all_ranks(copy_opt_file):
     """BasicSR's lets every rank write the same file at once, into a folder that rank 0 may not have made yet."""
     return dist_util.master_only(copy_opt_file)
-
-
-def _model_to_device(self, net):
-    """BasicSR's hands CUDA device numbers to DistributedDataParallel on a CPU."""
-    net = net.to(self.device)
-    if self.opt["dist"]:
-        return torch.nn.parallel.DistributedDataParallel(
-            net,
-            device_ids=[torch.cuda.current_device()] if self.device.type == "cuda" else None,
-            find_unused_parameters=self.opt.get("find_unused_parameters", False),
-        )
-    return torch.nn.DataParallel(net) if self.opt["num_gpu"] > 1 else net
 
 
 # ------------------------------------------------------------------------------------------- options
@@ -694,59 +664,6 @@ def _nan_where_undefined(niqe):
     return niqe_or_nan
 
 
-# ------------------------------------------------------------------------------------------- degradation
-
-
-def _integer_jpeg_quality(add):
-    """OpenCV refuses the float quality that BasicSR draws; it used to cut it down to a whole number."""
-
-    @functools.wraps(add)
-    def add_jpg_compression(img, quality=90):
-        return add(img, int(quality))
-
-    return add_jpg_compression
-
-
-def _contiguous_input(filter2d):
-    """filter2D views its input, which fails on the channels-last images that DiffJPEG returns."""
-
-    @functools.wraps(filter2d)
-    def filter2D(img, kernel):  # noqa: N802
-        return filter2d(img.contiguous(), kernel)
-
-    return filter2D
-
-
-def _goes_where_its_input_is(module_class):
-    """RealESRGANModel and RealESRNetModel send these modules to CUDA when they are built, whatever num_gpu says."""
-
-    class OnInputDevice(module_class):
-        def cuda(self, device=None):
-            return self
-
-        def forward(self, img, *args, **kwargs):
-            self.to(img.device)
-            return super().forward(img, *args, **kwargs)
-
-    return OnInputDevice
-
-
-def _pool_on_model_device(dequeue_and_enqueue):
-    """Their pool of training pairs is made on CUDA too; made here, on the device of the images, it is kept."""
-
-    @functools.wraps(dequeue_and_enqueue)
-    def call(self):
-        if not hasattr(self, "queue_lr"):
-            if self.queue_size % len(self.lq):
-                raise ValueError(f"queue_size={self.queue_size} must be a multiple of the batch size {len(self.lq)}")
-            self.queue_lr = self.lq.new_zeros(self.queue_size, *self.lq.shape[1:])
-            self.queue_gt = self.gt.new_zeros(self.queue_size, *self.gt.shape[1:])
-            self.queue_ptr = 0
-        return dequeue_and_enqueue(self)
-
-    return call
-
-
 # ------------------------------------------------------------------------------------------- application
 
 
@@ -770,7 +687,8 @@ def _wrap(owner, name: str, wrapper, only_here: bool = False) -> None:
         _put(owner, name, wrapper(old), only_here)
 
 
-def _apply() -> None:
+def install() -> None:
+    """Apply every replacement, once."""
     _put(Registry, "get", _quiet_get)
     _put(Registry, "_do_register", _register)
     _wrap(misc, "scandir", _sorted_scandir)
@@ -800,23 +718,9 @@ def _apply() -> None:
     _put(prefetch_dataloader.PrefetchDataLoader, "__iter__", _prefetch_one_epoch_at_a_time)
 
     model = base_model.BaseModel
-    _put(model, "model_to_device", _model_to_device)
     _put(model, "save_network", save_network)
     _put(model, "save_training_state", save_training_state)
     _put(model, "load_network", _load_network)
     _wrap(model, "resume_training", resumes_exactly)
     _wrap(basicsr.metrics, "calculate_metric", _name_missing_ground_truth)
     _wrap(basicsr.metrics.niqe, "niqe", _nan_where_undefined)
-
-    _wrap(degradations, "add_jpg_compression", _integer_jpeg_quality)
-    _wrap(img_process_util, "filter2D", _contiguous_input)
-    for module, model in (
-        (realesrgan_model, realesrgan_model.RealESRGANModel),
-        (realesrnet_model, realesrnet_model.RealESRNetModel),
-    ):
-        _wrap(module, "DiffJPEG", _goes_where_its_input_is)
-        _wrap(module, "USMSharp", _goes_where_its_input_is)
-        _wrap(model, "_dequeue_and_enqueue", _pool_on_model_device)
-
-
-_apply()

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
+from basicsr_compat import install_pipeline
 from basicsr_compat.pipeline.options import add_option_file, build_on_meta, examine
 
 EXAMPLES = """\
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code: 0, or 2 where there are problems.
     """
+    install_pipeline()
     # Registers every network, dataset, model, loss and metric; an import error here is a fault, not a problem.
     import iter_arch  # noqa: F401
     import iter_data  # noqa: F401

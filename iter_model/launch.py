@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from basicsr_compat import replaced
+from basicsr_compat import install_pipeline, replaced
 from basicsr_compat.images import UnreadableImage
 from basicsr_compat.pipeline.checkpoints import orderly_stops
 
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     import basicsr.test
     import basicsr.train
 
+    install_pipeline()
     # Registers every network, dataset, model, loss and metric; an import error here is a fault, not a mistake.
     import iter_arch  # noqa: F401
     import iter_data  # noqa: F401

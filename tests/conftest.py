@@ -7,7 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
 
 import pytest  # noqa: E402
 
-import basicsr_compat  # noqa: E402, F401  (before any test imports BasicSR)
+import basicsr_compat  # noqa: E402
+
+basicsr_compat.install_pipeline()
 
 
 def pytest_addoption(parser):

@@ -3,8 +3,6 @@
 `compare` writes what each rank saw to rank<n>.pt; any other word trains by the command, with that fault in rank 1.
 """
 
-from basicsr_compat import replaced  # isort: skip  (before anything imports BasicSR)
-
 import copy
 import os
 import signal
@@ -12,16 +10,20 @@ import sys
 import time
 from pathlib import Path
 
+import basicsr_compat  # isort: skip  (before anything imports BasicSR)
 import torch
 from basicsr.utils.misc import set_random_seed
 from small_models import iter_model_of, vqgan_model
 from small_networks import photo
 from torch.utils.data import DataLoader
 
+from basicsr_compat import replaced
 from iter_data import SecondOrderDegradationDataset
 from iter_model import commands
 from iter_model.iter_model import ITERModel
 from iter_model.options import ValOptions
+
+basicsr_compat.install_pipeline()
 
 GAN = {"gan_opt": {"type": "GANLoss", "gan_type": "hinge", "loss_weight": 0.1}}
 SGD = {"type": "SGD", "lr": 1e-3}

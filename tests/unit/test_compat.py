@@ -1,6 +1,5 @@
-"""Each repair of BasicSR: a test that fails without it."""
+"""Each replacement in BasicSR's pipelines: a test that fails without it."""
 
-import copy
 import math
 import os
 import pickle
@@ -17,16 +16,15 @@ import basicsr.train
 import numpy as np
 import pytest
 import torch
-from basicsr.data import degradations
 from basicsr.data.prefetch_dataloader import PrefetchDataLoader
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import dist_util, img_process_util, misc, options
-from basicsr.utils.diffjpeg import DiffJPEG
+from basicsr.utils import dist_util, misc, options
 from basicsr.utils.logger import MessageLogger
-from basicsr.utils.registry import MODEL_REGISTRY, Registry
+from basicsr.utils.registry import Registry
 from small_models import sr_options
 
+import basicsr_compat
 from basicsr_compat import replaced
 from basicsr_compat.files import read_checkpoint
 
@@ -40,30 +38,20 @@ def weights(net):
     return {key: value.clone() for key, value in net.state_dict().items()}
 
 
-def test_applying_the_repairs_twice_changes_nothing():
+def test_installing_twice_changes_nothing():
     def repaired():
         return (
-            degradations.add_jpg_compression,
             misc.scandir,
             basicsr.train.train_pipeline,
             basicsr.test.build_model,
             BaseModel.save_network,
             basicsr.train.build_model,
             MessageLogger.reset_start_time,
-            basicsr.models.realesrgan_model.DiffJPEG,
         )
 
     before = repaired()
-    replaced._apply()
+    basicsr_compat.install_pipeline()
     assert all(one is other for one, other in zip(before, repaired(), strict=True))
-
-
-def test_functional_tensor_is_there():
-    from torchvision.transforms.functional import rgb_to_grayscale
-    from torchvision.transforms.functional_tensor import rgb_to_grayscale as stand_in
-
-    image = torch.rand(1, 3, 4, 4)
-    assert torch.equal(stand_in(image), rgb_to_grayscale(image))
 
 
 def test_a_second_import_replaces_its_own_classes_and_nobody_elses():
@@ -371,53 +359,3 @@ def test_a_metric_that_needs_no_ground_truth_is_left_alone():
 @pytest.mark.parametrize("size", [(1, 1, 3), (64, 300, 3), (128, 128, 3), (192, 192, 3)])
 def test_niqe_of_what_has_none_is_nan(size):
     assert math.isnan(basicsr.metrics.calculate_niqe(np.full(size, 100, dtype=np.uint8), crop_border=0))
-
-
-# ------------------------------------------------------------------------------------------- degradation
-
-
-def test_jpeg_takes_a_quality_between_whole_numbers():
-    image = np.random.default_rng(0).random((16, 16, 3), dtype=np.float32)
-    assert np.array_equal(degradations.add_jpg_compression(image, 50.7), degradations.add_jpg_compression(image, 50))
-
-
-def test_filter2d_takes_what_diffjpeg_returns():
-    image = DiffJPEG(differentiable=False)(torch.rand(2, 3, 32, 32), quality=50).to(memory_format=torch.channels_last)
-    kernel = torch.zeros(2, 5, 5)
-    kernel[:, 2, 2] = 1
-    assert torch.allclose(img_process_util.filter2D(image, kernel), image)
-
-
-@pytest.mark.parametrize("name", ["RealESRGANModel", "RealESRNetModel"])
-def test_realesrgan_degrades_on_a_cpu(tmp_path, name, monkeypatch):
-    def no_cuda(*args, **kwargs):
-        raise AssertionError("CUDA is not to be touched")
-
-    monkeypatch.setattr(torch.nn.Module, "cuda", no_cuda)
-    monkeypatch.setattr(torch.Tensor, "cuda", no_cuda)
-    opt = sr_options(tmp_path, model_type=name, scale=2, queue_size=4, gt_size=32, l1_gt_usm=True)
-    opt["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 2}
-    opt["train"].update(
-        gan_opt={"type": "GANLoss", "gan_type": "vanilla", "real_label_val": 1.0, "fake_label_val": 0.0}
-    )
-    opt["train"].update(optim_d={"type": "Adam", "lr": 0.01})
-    for suffix in ("", "2"):
-        opt |= {f"resize_prob{suffix}": [0.2, 0.7, 0.1], f"resize_range{suffix}": [0.5, 1.5]}
-        opt |= {f"gaussian_noise_prob{suffix}": 0.5, f"noise_range{suffix}": [1, 30], f"gray_noise_prob{suffix}": 0.4}
-        opt |= {f"poisson_scale_range{suffix}": [0.05, 3], f"jpeg_range{suffix}": [30, 95]}
-    opt |= {"second_blur_prob": 0.8, "gt_usm": True}
-    model = MODEL_REGISTRY.get(name)(copy.deepcopy(opt))
-    kernel = torch.zeros(2, 21, 21)
-    kernel[:, 10, 10] = 1
-    batch = {"gt": torch.rand(2, 3, 64, 64), "kernel1": kernel, "kernel2": kernel, "sinc_kernel": kernel}
-    for _ in range(3):  # the third takes pairs from the full pool
-        model.feed_data(batch)
-    assert model.lq.shape == (2, 3, 16, 16)
-    assert model.queue_lr.device == model.lq.device
-
-
-def test_the_pool_size_must_be_a_multiple_of_the_batch(tmp_path):
-    model = object.__new__(MODEL_REGISTRY.get("RealESRNetModel"))
-    model.queue_size, model.lq, model.gt = 5, torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8)
-    with pytest.raises(ValueError, match="queue_size=5 must be a multiple of the batch size 2"):
-        model._dequeue_and_enqueue()
