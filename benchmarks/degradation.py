@@ -24,7 +24,7 @@ from plain import Degradation
 from torch.utils.data import default_collate
 from training import hardware
 
-from iter_data import DegradationOptions, SecondOrderDegradationDataset, batch_to_pair, seeded
+from iter_data import SecondOrderDegradation, SecondOrderDegradationDataset, batch_to_pair, seeded
 from iter_data.images import list_images
 
 SCALE = 4
@@ -33,7 +33,7 @@ Way = Callable[[int], None]
 
 
 def basicsr_way(folder: str, size: int, batch: int, device: torch.device) -> Way:
-    options = DegradationOptions()
+    options = SecondOrderDegradation()
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as meta_info:
         meta_info.write("\n".join(str(Path(path).relative_to(folder)) for path in list_images(folder)))
         meta_info.flush()
@@ -52,13 +52,20 @@ def basicsr_way(folder: str, size: int, batch: int, device: torch.device) -> Way
 
 
 def our_way(folder: str, size: int, batch: int, device: torch.device, *, in_worker: bool) -> Way:
-    section = {"phase": "train", "scale": SCALE, "dataroot_gt": folder, "gt_size": size, "pad_small_gt": True}
+    section = {
+        "phase": "train",
+        "scale": SCALE,
+        "dataroot_gt": folder,
+        "gt_size": size,
+        "pad_small_gt": True,
+        "gt_usm": True,
+    }
     dataset = SecondOrderDegradationDataset(section | {"use_rot": False, "degrade_in_worker": in_worker})
 
     def make(run: int) -> None:
         data = default_collate([dataset.sample(i % len(dataset), i) for i in range(run * batch, (run + 1) * batch)])
         generator = torch.Generator().manual_seed(run)
-        batch_to_pair(data, device=device, scale=SCALE, options=dataset.options, generator=generator)
+        batch_to_pair(data, device=device, scale=SCALE, degradation=dataset.degradation, generator=generator)
 
     return make
 

@@ -22,7 +22,7 @@ from iter_arch.sampling import draw_tokens, gumbel, keep_count, make_generators,
 from iter_arch.schedule import ceil_exact, mask_ratio
 from iter_arch.swin import Mlp, SwinBlock, SwinStage, WindowAttention
 from iter_arch.tiling import pad_to_multiple
-from iter_data import DegradationOptions
+from iter_data import SecondOrderDegradation
 
 Losses = dict[str, Tensor]
 
@@ -226,10 +226,17 @@ class Degradation(RealESRNetModel):
     """
 
     def __init__(
-        self, options: DegradationOptions, *, scale: int, gt_size: int, device: torch.device, queue_size: int = 180
+        self,
+        options: SecondOrderDegradation,
+        *,
+        scale: int,
+        gt_size: int,
+        device: torch.device,
+        queue_size: int = 180,
+        gt_usm: bool = True,
     ) -> None:
         section = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(options).items()}
-        self.opt = section | {"scale": scale, "gt_size": gt_size}
+        self.opt = section | {"scale": scale, "gt_size": gt_size, "gt_usm": gt_usm}
         self.is_train, self.device = True, device
         self.jpeger, self.usm_sharpener = DiffJPEG(differentiable=False).to(device), USMSharp().to(device)
         self.queue_size = queue_size

@@ -27,7 +27,7 @@ from basicsr.models import build_model
 from torch.utils.data import default_collate
 
 from iter_arch import SwinVQGAN
-from iter_data import DegradationOptions, SecondOrderDegradationDataset
+from iter_data import SecondOrderDegradationDataset, read_degradation
 from iter_model.training import TrainingMixin
 
 ROOT = Path(__file__).parents[1]
@@ -148,14 +148,16 @@ class Plain:
         self.clock = Clock(device)
         self.device = device
         section = opt["datasets"]["train"] | {"dataroot_gt": folder, "degrade_in_worker": False}
-        self.dataset, self.batch = SecondOrderDegradationDataset(section), ours.batch
+        # Sharpening, where the yml has it, is done by the degradation here.
+        self.dataset, self.batch = SecondOrderDegradationDataset(section | {"gt_usm": False}), ours.batch
         self.items = Ours.items.__get__(self)
         learning_rate = opt["train"]["optim_g"]["lr"]
         if hasattr(ours.model, "iter"):
             net = copy.deepcopy(ours.model.iter)
             ema = copy.deepcopy(net).requires_grad_(False)
             self.degradation = plain.Degradation(
-                DegradationOptions.from_dict(section.get("degradation")),
+                read_degradation(section.get("degradation")),
+                gt_usm=section.get("gt_usm", False),
                 scale=opt["scale"],
                 gt_size=section["gt_size"],
                 device=device,

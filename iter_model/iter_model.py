@@ -18,7 +18,7 @@ from iter_arch.iter_arch import ITER
 from iter_arch.released import tuned_sampling
 from iter_arch.sampling import SamplingConfig, draw_tokens
 from iter_arch.schedule import mask_ratio
-from iter_data import DegradationOptions, PairPool, batch_to_pair
+from iter_data import PairPool, batch_to_pair, read_degradation
 from iter_model.options import ITERTrainOptions, ITERValOptions, crop_problems, ground_truth_problems
 from iter_model.training import TrainingMixin
 from iter_model.validation import ValidationMixin
@@ -208,7 +208,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
     def prepare_data(self) -> None:
         """What `feed_data` makes pairs with."""
         train = self.opt["datasets"]["train"]
-        self.degradation = DegradationOptions.from_dict(train.get("degradation"), "datasets.train.degradation")
+        self.degradation = read_degradation(train.get("degradation"), "datasets.train.degradation")
         self.pool = PairPool(self.train.queue_size) if self.train.queue_size else None
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
@@ -222,7 +222,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
             data,
             device=self.device,
             scale=self.iter.scale,
-            options=self.degradation,
+            degradation=self.degradation,
             generator=self.generator,
             crop_size=crop,
         )

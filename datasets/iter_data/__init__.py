@@ -1,23 +1,36 @@
-"""Data for ITER (arXiv:2312.05616): BasicSR's second-order degradation as a dataset and as a function on tensors."""
+"""Data for ITER (arXiv:2312.05616): BasicSR's second-order degradation as a dataset and as a function on tensors.
+
+A file named `*_degradation.py` here is imported, and so its degradations registered, by itself.
+"""
 
 import basicsr_compat  # noqa: F401  isort: skip  (repairs BasicSR's imports, so it comes first)
 
-from iter_data.degradation import Pair, degrade, make_pair, sharpen
+import importlib
+from pathlib import Path
+
+from iter_data.degradation import DEGRADATION_REGISTRY, Degradation, Pair, make_pair, read_degradation
 from iter_data.kernels import Kernels, draw_kernels, seeded
-from iter_data.options import DegradationOptions
 from iter_data.pair_pool import PairPool
 from iter_data.second_order_dataset import SecondOrderDegradationDataset, batch_to_pair
+from iter_data.second_order_degradation import SecondOrderDegradation, degrade
+from iter_data.sharpening import sharpen
+
+for _file in sorted(Path(__file__).parent.glob("*_degradation.py")):
+    importlib.import_module(f"{__name__}.{_file.stem}")
 
 __all__ = [
-    "DegradationOptions",
+    "DEGRADATION_REGISTRY",
+    "Degradation",
     "Kernels",
     "Pair",
     "PairPool",
+    "SecondOrderDegradation",
     "SecondOrderDegradationDataset",
     "batch_to_pair",
     "degrade",
     "draw_kernels",
     "make_pair",
+    "read_degradation",
     "seeded",
     "sharpen",
 ]

@@ -2,7 +2,6 @@
 
 import os
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,8 +125,3 @@ def to_image(tensor: Tensor) -> np.ndarray:
     """(3, h, w) float RGB in [0, 1] -> (h, w, 3) uint8 BGR."""
     scaled = tensor.mul(255).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy()[..., ::-1])
-
-
-def seed_of(path: str | Path, seed: int) -> int:
-    """A 32-bit seed for one file, from `seed` and its name without folder and extension: the same on every machine."""
-    return zlib.crc32(f"{seed}/{Path(path).stem}".encode())

@@ -11,7 +11,7 @@ import torch
 from basicsr.data.degradations import circular_lowpass_kernel, random_mixed_kernels
 from torch import Tensor
 
-from iter_data.options import DegradationOptions
+from iter_data.second_order_options import SecondOrderOptions
 
 SINC_KERNEL_SIZE = 21
 
@@ -41,7 +41,7 @@ def seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def draw_kernels(options: DegradationOptions) -> Kernels:
+def draw_kernels(options: SecondOrderOptions) -> Kernels:
     """Draw the kernels of one sample from the global `random` and `numpy.random` states, in the order in which
     BasicSR's RealESRGANDataset draws them; wrap the call in `seeded(seed)` to make it a function of a seed.
 

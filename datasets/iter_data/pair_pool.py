@@ -8,11 +8,12 @@ from iter_data.degradation import Pair
 
 
 class PairPool:
-    """Holds `size` earlier pairs; each batch is exchanged for one drawn from the pool at random.
+    """Holds `size` earlier pairs as 8-bit images; each batch is exchanged for one drawn from the pool at random.
 
     The first batches only fill the pool and are returned as they are. BasicSR's queue shuffles itself whole at every
-    step; drawing the slots instead gives the same distribution without moving the pool. `size` need not be a multiple
-    of the batch. Raises ValueError if size < 1, or for a batch larger than the pool or of another shape than before.
+    step; drawing the slots instead gives the same distribution without moving the pool. What comes out is rounded to
+    multiples of 1/255, which an LQ and a photo are. `size` need not be a multiple of the batch. Raises ValueError if
+    size < 1, or for a batch larger than the pool or of another shape than before.
     """
 
     def __init__(self, size: int):
@@ -28,7 +29,7 @@ class PairPool:
         if count > self.size:
             raise ValueError(f"queue_size={self.size} must be at least the batch size {count}")
         if self.pairs is None:
-            self.pairs = Pair(*(image.new_zeros(self.size, *image.shape[1:]) for image in pair))
+            self.pairs = Pair(*(image.new_zeros(self.size, *image.shape[1:], dtype=torch.uint8) for image in pair))
         for name, image, pool in zip(Pair._fields, pair, self.pairs, strict=True):
             if image.shape[1:] != pool.shape[1:]:
                 raise ValueError(
@@ -37,13 +38,13 @@ class PairPool:
                 )
         if self.filled + count <= self.size:
             for image, pool in zip(pair, self.pairs, strict=True):
-                pool[self.filled : self.filled + count] = image
+                pool[self.filled : self.filled + count] = _to_bytes(image)
             self.filled += count
             return pair
         slots = torch.randperm(self.filled, generator=generator)[:count].to(pair.lq.device)
-        taken = Pair(*(pool[slots] for pool in self.pairs))
+        taken = Pair(*(pool[slots].float() / 255 for pool in self.pairs))
         for image, pool in zip(pair, self.pairs, strict=True):
-            pool[slots] = image
+            pool[slots] = _to_bytes(image)
         return taken
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,10 +59,15 @@ class PairPool:
             raise ValueError(f"queue_size={self.size} must be {state['size']}, as in the checkpoint")
         self.pairs, self.filled = None, 0
         if state["images"] is not None:
-            saved = Pair(**state["images"])
+            saved = Pair(*(_to_bytes(image) for image in Pair(**state["images"])))
             self.filled = len(saved.lq)
             self.pairs = Pair(
                 *(image.new_zeros(self.size, *image.shape[1:], device=device or image.device) for image in saved)
             )
             for image, pool in zip(saved, self.pairs, strict=True):
                 pool[: self.filled] = image
+
+
+def _to_bytes(image: torch.Tensor) -> torch.Tensor:
+    """[0, 1] -> uint8; what is uint8 stays."""
+    return image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)

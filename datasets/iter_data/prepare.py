@@ -14,8 +14,8 @@ import lmdb
 import yaml
 from tqdm import tqdm
 
+from iter_data.degradation import read_degradation
 from iter_data.images import UnreadableImage, decode_image, list_images, read_image, to_image, write_png
-from iter_data.options import DegradationOptions
 from iter_data.second_order_dataset import SecondOrderDegradationDataset
 
 Result = TypeVar("Result")
@@ -34,8 +34,9 @@ def make_lmdb(folder: str, output: str) -> list[str]:
     Dots, spaces and non-ASCII characters of a key are percent-encoded, because BasicSR cuts keys at the first dot and
     encodes them as ASCII. Values are the files as they are: nothing is decoded and encoded again.
     """
+    output = output.rstrip("/")
     if not output.endswith(".lmdb"):
-        raise PrepareError(f"output {output!r} must end in .lmdb: BasicSR recognises it by that")
+        raise PrepareError(f"output {output!r} must end in .lmdb: BasicSR recognizes it by that")
     names = {}
     for stem, path in _by_stem(folder).items():
         key = quote(stem, safe="/").replace(".", "%2E")
@@ -232,7 +233,7 @@ def _run_degrade(arguments: argparse.Namespace) -> list[str]:
         if not train:
             raise PrepareError(f"{arguments.opt} has no section datasets.train, whose degradation is to be used")
         degradation = train.get("degradation")
-        DegradationOptions.from_dict(degradation, f"{arguments.opt}: datasets.train.degradation")
+        read_degradation(degradation, f"{arguments.opt}: datasets.train.degradation")
     return make_pairs(
         arguments.input, arguments.output, scale=arguments.scale, seed=arguments.seed, degradation=degradation
     )

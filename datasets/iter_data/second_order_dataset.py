@@ -1,11 +1,9 @@
-"""GT crops with the kernels of Real-ESRGAN's second-order degradation (arXiv:2107.10833), or ready LQ/GT pairs."""
+"""GT crops with what a degradation draws for them (Real-ESRGAN's kernels, arXiv:2107.10833), or ready pairs."""
 
 import os
 import random
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import cv2
@@ -14,24 +12,18 @@ import numpy as np
 import torch
 from basicsr.utils import FileClient, get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from basicsr_compat.images import printable
-from iter_data.degradation import Pair, make_pair
-from iter_data.images import (
-    HOW_TO_GET_DATA,
-    PAUSES,
-    UnreadableImage,
-    decode_image,
-    list_images,
-    read_bytes,
-    seed_of,
-    to_tensor,
-)
-from iter_data.kernels import Kernels, draw_kernels, seeded
-from iter_data.options import MIN_GT_SIZE, DatasetOptions, DegradationOptions, dataset_problems
+from iter_data.degradation import MIN_GT_SIZE, Degradation, Pair, make_pair, read_degradation
+from iter_data.images import PAUSES, UnreadableImage, decode_image, read_bytes, to_tensor
+from iter_data.kernels import seeded
+from iter_data.names import names_below, seed_of
+from iter_data.options import DatasetOptions, dataset_problems
+from iter_data.sharpening import sharpen
+from iter_data.sources import disk_entries, lmdb_entries, name_of_key
 
-_META_LINE = re.compile(r"^(?P<name>.+?)(?:\s+\((?P<h>\d+),\s*(?P<w>\d+)(?:,\s*\d+)?\).*)?$")
 _MAX_REPLACEMENTS = 100
 
 
@@ -41,11 +33,12 @@ class SecondOrderDegradationDataset(Dataset):
 
     Options (section of the data set in the yml): see `DatasetOptions`.
 
-    Items in training are dicts: 'gt' (3, crop, crop) float32 RGB in [0, 1], 'kernel1', 'kernel2', 'sinc_kernel' (k, k)
-    float32 and 'gt_path', to be given to `batch_to_pair`; with degrade_in_worker 'lq' (3, gt_size/s, gt_size/s), 'gt'
-    (3, gt_size, gt_size), 'lq_path', 'gt_path'. In phase val and test the items are always such pairs, of the whole
-    image cut to multiples of the scale, its GT not sharpened, and the same pair every time: it depends on `seed` and
-    the file name alone, and is the one that `python -m iter_data.prepare degrade` writes.
+    Items in training are dicts: 'gt' (3, crop, crop) float32 RGB in [0, 1], what the degradation draws for a sample
+    ('kernel1', 'kernel2', 'sinc_kernel' (k, k) float32) and 'gt_path', to be given to `batch_to_pair`; with
+    degrade_in_worker 'lq' (3, gt_size/s, gt_size/s), 'gt' (3, gt_size, gt_size), 'lq_path', 'gt_path'. In phase val and
+    test the items are always such pairs, of the whole image cut to multiples of the scale, its GT not sharpened, and
+    the same pair every time: it depends on `seed`, the file's path below dataroot_gt (`names_below`) and the photo
+    alone, and is the one that `python -m iter_data.prepare degrade` writes. An LQ that was made once is kept.
 
     An item is a function of its index and one integer (`sample`). In training that integer is drawn from torch's
     global generator, which the `basicsr` command seeds for each item by manual_seed, epoch and place in the epoch: the
@@ -65,10 +58,9 @@ class SecondOrderDegradationDataset(Dataset):
         if problems:
             raise ValueError("\n".join(problems))
         declared = DatasetOptions(**opt)
-        self.options = DegradationOptions.from_dict(declared.degradation, f"{section}.degradation")
-        if self.phase != "train":
-            # what is judged is judged against the photo itself
-            self.options = replace(self.options, gt_usm=False)
+        self.degradation = read_degradation(declared.degradation, f"{section}.degradation")
+        # what is judged is judged against the photo itself
+        self.gt_usm = declared.gt_usm and self.phase == "train"
         self.scale = declared.scale
         self.use_hflip = declared.use_hflip
         self.use_rot = declared.use_rot
@@ -78,20 +70,25 @@ class SecondOrderDegradationDataset(Dataset):
         self.resize_range = declared.gt_resize_range
         self.gt_size = declared.gt_size
         self.crop_size = declared.crop_pad_size or declared.gt_size
-        backend = declared.io_backend or {"type": "disk"}
-        roots, metas = declared.dataroot_gt, declared.meta_info
-        if backend["type"] == "lmdb":
-            entries, self.source = _lmdb_entries(roots, metas, section), ("lmdb", roots)
+        self._find_images(declared, section)
+        self._lqs: dict[int, Tensor] = {}  # of validation, uint8
+        # shared with the workers, so that a bad file is named once and not once a worker and epoch
+        self._is_unreadable = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
+        self._is_away = torch.zeros(1, dtype=torch.bool).share_memory_()
+
+    def _find_images(self, declared: DatasetOptions, section: str) -> None:
+        roots, metas = _as_list(declared.dataroot_gt), _as_list(declared.meta_info)
+        self.roots = roots
+        self.lmdb = roots[0] if declared.io_backend and declared.io_backend["type"] == "lmdb" else None
+        if self.lmdb:
+            entries = lmdb_entries(self.lmdb, metas[0] if metas else None, section)
         else:
-            entries, self.source = _disk_entries(roots, metas, section), ("disk",)
+            entries = disk_entries(roots, metas, section)
         self.paths = [path for path, _ in entries]
         if self.phase == "train" and not self.pad_small_gt:
             for path, size in entries:
                 if size is not None:
                     self._check_size(path, *size)
-        # shared with the workers, so that a bad file is named once and not once a worker and epoch
-        self._is_unreadable = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
-        self._is_away = torch.zeros(1, dtype=torch.bool).share_memory_()
 
     @staticmethod
     def option_problems(opt: Mapping[str, Any], section: str) -> Iterator[str]:
@@ -104,7 +101,18 @@ class SecondOrderDegradationDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.phase == "train":
             return self.sample(index, torch.randint(2**32, ()).item())
-        return self.sample(index, seed_of(self.paths[index], self.seed))
+        if index not in self._lqs:
+            item = self.sample(index, seed_of(self.names[index], self.seed))
+            self._lqs[index] = (item["lq"] * 255).round().to(torch.uint8)
+            return item
+        image, path = self._read(index)
+        lq, gt = self._lqs[index].float() / 255, to_tensor(self._whole(image, path))
+        return {"lq": lq, "gt": gt, "lq_path": path, "gt_path": path}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of each file a name of its own: see `names_below`."""
+        return names_below([name_of_key(path) if self.lmdb else path for path in self.paths], self.roots)
 
     @property
     def unreadable(self) -> list[str]:
@@ -120,17 +128,19 @@ class SecondOrderDegradationDataset(Dataset):
                 image = self._crop(self._flip(image), path)
             else:
                 image = self._whole(image, path)
-            kernels = draw_kernels(self.options)
+            drawn = self.degradation.draw()
             # numpy and torch make the same numbers of the same seed: the degradation needs one of its own
             degradation_seed = random.getrandbits(32)
         gt = to_tensor(image)
+        if self.gt_usm:
+            gt = sharpen(gt[None])[0]
         if self.phase == "train" and not self.degrade_in_worker:
-            return {"gt": gt, **kernels._asdict(), "gt_path": path}
+            return {"gt": gt, **drawn, "gt_path": path}
         pair = make_pair(
             gt[None],
-            Kernels(*(kernel[None] for kernel in kernels)),
+            {name: value[None] for name, value in drawn.items()},
             scale=self.scale,
-            options=self.options,
+            degradation=self.degradation,
             generator=torch.Generator().manual_seed(degradation_seed),
             crop_size=self.gt_size if self.phase == "train" else None,
         )
@@ -158,9 +168,9 @@ class SecondOrderDegradationDataset(Dataset):
         )
 
     def _bytes(self, path: str) -> bytes | None:
-        if self.source[0] == "lmdb":
+        if self.lmdb:
             try:
-                return _client(self.source[1]).get(path, "gt")
+                return _client(self.lmdb).get(path, "gt")
             except (lmdb.Error, UnicodeEncodeError) as error:
                 raise UnreadableImage(str(error)) from error
         data = read_bytes(path, self._say_away)
@@ -231,71 +241,28 @@ def batch_to_pair(
     *,
     device: torch.device | str,
     scale: int,
-    options: DegradationOptions,
+    degradation: Degradation,
     generator: torch.Generator,
     crop_size: int | None = None,
 ) -> Pair:
-    """Turn a batch of `SecondOrderDegradationDataset` into a pair on `device`: the sharpened GT and its LQ.
+    """Turn a batch of `SecondOrderDegradationDataset` into a pair on `device`: the GT and its LQ.
 
-    batch: 'gt' (b, 3, H, W), 'kernel1', 'kernel2', 'sinc_kernel' (b, k, k). generator: a CPU generator. crop_size: the
-    pair is cut to this GT size at a random place, for data sets with crop_pad_size. A batch that has 'lq' already
-    (degrade_in_worker, or any paired data set) is moved to the device and left as it is.
+    batch: 'gt' (b, 3, H, W), and what the degradation drew. generator: a CPU generator. crop_size: the pair is cut to
+    this GT size at a random place, for data sets with crop_pad_size. A batch that has 'lq' already (degrade_in_worker,
+    or any paired data set) is moved to the device and left as it is.
     """
-    moved = {key: batch[key].to(device, non_blocking=True) for key in ("lq", "gt", *Kernels._fields) if key in batch}
+    moved = {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}
+    gt = moved.pop("gt")
     if "lq" in moved:
-        return Pair(moved["lq"], moved["gt"])
-    kernels = Kernels(*(moved[name] for name in Kernels._fields))
-    return make_pair(moved["gt"], kernels, scale=scale, options=options, generator=generator, crop_size=crop_size)
+        return Pair(moved["lq"], gt)
+    return make_pair(gt, moved, scale=scale, degradation=degradation, generator=generator, crop_size=crop_size)
+
+
+def _as_list(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 @cache
 def _client(root: str) -> FileClient:
     # one a process and LMDB: it cannot be opened twice; read-only and without locks it may cross a fork
     return FileClient("lmdb", db_paths=[root], client_keys=["gt"])
-
-
-def _lmdb_entries(root: str, meta: str | None, section: str) -> list[tuple[str, tuple[int, int] | None]]:
-    if not os.path.isdir(root):
-        raise FileNotFoundError(
-            f"{section}.dataroot_gt={root!r} does not exist: make it with `python -m "
-            f"iter_data.prepare lmdb`; {HOW_TO_GET_DATA}"
-        )
-    try:
-        lmdb.open(root, readonly=True, lock=False).close()
-    except lmdb.Error as error:
-        raise ValueError(
-            f"{section}.dataroot_gt={root!r} is no LMDB, or is damaged ({error}): make it anew with `python -m "
-            "iter_data.prepare lmdb`"
-        ) from error
-    entries = _read_meta_info(meta or os.path.join(root, "meta_info.txt"), section)
-    # BasicSR's keys are the names without their extension
-    return [(os.path.splitext(name)[0], size) for name, size in entries]
-
-
-def _disk_entries(
-    roots: str | list[str], metas: str | list[str] | None, section: str
-) -> list[tuple[str, tuple[int, int] | None]]:
-    roots = [roots] if isinstance(roots, str) else roots
-    metas = [metas] if isinstance(metas, str) else metas
-    if not metas:
-        return [(path, None) for root in roots for path in list_images(root)]
-    return [
-        (os.path.join(root, name), size)
-        for root, meta in zip(roots, metas, strict=True)
-        for name, size in _read_meta_info(meta, section)
-    ]
-
-
-def _read_meta_info(path: str, section: str) -> list[tuple[str, tuple[int, int] | None]]:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{section}.meta_info={path!r} does not exist: make it with `python -m iter_data.prepare meta-info`"
-        )
-    try:
-        with open(path, encoding="utf-8") as file:
-            matches = [_META_LINE.match(line.strip()) for line in file if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{section}.meta_info={path!r} must be a text file in UTF-8: {error}") from error
-    if not matches:
-        raise ValueError(f"{section}.meta_info={path!r} names no image")
-    return [(match["name"], (int(match["h"]), int(match["w"])) if match["h"] else None) for match in matches]

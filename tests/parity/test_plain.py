@@ -9,7 +9,7 @@ from basicsr.losses import build_loss
 from small_networks import RELEASED_FORM, photo, small_iter
 
 from iter_arch import ITER, SamplingConfig
-from iter_data import DegradationOptions
+from iter_data import SecondOrderDegradation
 from iter_model.iter_model import TrainedNetworks
 from iter_model.token_loss import EvaluatorLoss, TokenCrossEntropy
 
@@ -88,7 +88,9 @@ def test_losses_and_gradients_of_stage_1():
 def test_plain_steps_train():
     net, generator = small_iter(), torch.Generator().manual_seed(0)
     ema = copy.deepcopy(net)
-    degradation = plain.Degradation(DegradationOptions(), scale=4, gt_size=64, device=torch.device("cpu"), queue_size=4)
+    degradation = plain.Degradation(
+        SecondOrderDegradation(), scale=4, gt_size=64, device=torch.device("cpu"), queue_size=4
+    )
     kernel = torch.zeros(2, 21, 21)
     kernel[:, 10, 10] = 1
     kernels = {name: kernel for name in ("kernel1", "kernel2", "sinc_kernel")}

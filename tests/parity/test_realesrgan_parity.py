@@ -13,7 +13,15 @@ from basicsr.models.realesrgan_model import RealESRGANModel
 from basicsr.utils import DiffJPEG, USMSharp
 from scipy.stats import ks_2samp
 
-from iter_data import DegradationOptions, Kernels, SecondOrderDegradationDataset, draw_kernels, make_pair, seeded
+from iter_data import (
+    Kernels,
+    SecondOrderDegradation,
+    SecondOrderDegradationDataset,
+    draw_kernels,
+    make_pair,
+    seeded,
+    sharpen,
+)
 
 KERNEL_KEYS = [
     key + end
@@ -52,7 +60,7 @@ def test_equal_draws_give_basicsrs_gt_and_kernels(tmp_path, size):
         "betag_range2": (0.3, 3),
         "betap_range2": (0.6, 2.5),
     }
-    options = DegradationOptions(**changed)
+    options = SecondOrderDegradation(**changed)
     shared = {"dataroot_gt": str(tmp_path), "meta_info": str(tmp_path / "meta.txt"), "use_hflip": True, "use_rot": True}
     theirs = RealESRGANDataset({**shared, "io_backend": {"type": "disk"},
                                 **{key: getattr(options, key) for key in KERNEL_KEYS}})  # fmt: skip
@@ -94,7 +102,7 @@ def test_with_fixed_parameters_the_images_are_basicsrs(tmp_path, scale):
     each image of theirs must be one of ours, and all must occur."""
     gt = write_photo(tmp_path / "a.png", 96, 96)[None]
     keep, none = (0.0, 0.0, 1.0), (0.0, 0.0)
-    options = DegradationOptions(
+    options = SecondOrderDegradation(
         resize_prob=keep, resize_prob2=keep, gaussian_noise_prob=1.0, noise_range=none, gaussian_noise_prob2=1.0,
         noise_range2=none, jpeg_range=(40.0, 40.0), jpeg_range2=(60.0, 60.0), second_blur_prob=1.0, final_sinc_prob=1.0,
     )  # fmt: skip
@@ -106,7 +114,8 @@ def test_with_fixed_parameters_the_images_are_basicsrs(tmp_path, scale):
         model.feed_data({"gt": gt, **kernels._asdict()})
         theirs.append(model.lq)
         generator = torch.Generator().manual_seed(seed)
-        ours.append(make_pair(gt, kernels, scale=scale, options=options, generator=generator).lq)
+        drawn = kernels._asdict()
+        ours.append(make_pair(sharpen(gt), drawn, scale=scale, degradation=options, generator=generator).lq)
 
     def same(a, b):
         # a JPEG coefficient halfway between two steps may round either way
@@ -175,14 +184,15 @@ def test_statistics_of_many_draws_are_basicsrs(tmp_path, scale, given, changed):
     draws, size = 100, 96
     images = torch.stack([write_photo(tmp_path / "a.png", size, size, seed) for seed in range(2)])
     # sharpening has its own test and is most of their time
-    options = DegradationOptions(gt_usm=False, **given)
+    options = SecondOrderDegradation(**given)
     model = basicsr_model(options, scale, size)
     model.usm_sharpener = torch.nn.Identity()
 
     def ours(options, seed):
         generator = torch.Generator().manual_seed(seed)
-        kernels = kernels_of(options, draws + seed, len(images))
-        return statistics(make_pair(images, kernels, scale=scale, options=options, generator=generator).lq, images)
+        drawn = kernels_of(options, draws + seed, len(images))._asdict()
+        lq = make_pair(images, drawn, scale=scale, degradation=options, generator=generator).lq
+        return statistics(lq, images)
 
     def theirs(seed):
         # not the kernels' seed: they would draw the same numbers

@@ -16,7 +16,8 @@ from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader
 
 from iter_data import SecondOrderDegradationDataset, images, second_order_dataset
-from iter_data.images import UnreadableImage, read_bytes, seed_of
+from iter_data.images import UnreadableImage, read_bytes
+from iter_data.names import names_below, seed_of
 from iter_data.prepare import main as prepare
 
 ITEM_KEYS = ("gt", "kernel1", "kernel2", "sinc_kernel")
@@ -176,10 +177,10 @@ def test_crop_pad_size_degrades_more_than_it_keeps(photos):
 
 
 def test_gt_usm_sharpens_the_target_in_training_only(photos):
-    gt = {flag: dataset_of(photos, degrade_in_worker=True, degradation={"gt_usm": flag}).sample(0, 1)["gt"]
+    gt = {flag: dataset_of(photos, degrade_in_worker=True, gt_usm=flag).sample(0, 1)["gt"]
           for flag in (True, False)}  # fmt: skip
     assert not torch.equal(gt[True], gt[False])
-    item = dataset_of(photos, phase="val", gt_size=None)[0]
+    item = dataset_of(photos, phase="val", gt_size=None, gt_usm=True)[0]
     assert torch.equal(item["gt"] * 255, (item["gt"] * 255).round())
 
 
@@ -189,6 +190,33 @@ def test_validation_gives_whole_photos_and_the_same_pair_every_time(tmp_path):
     assert one["gt"].shape == (3, 64, 80) and one["lq"].shape == (3, 16, 20)
     assert equal(one, again, ("lq", "gt"))
     assert not torch.equal(one["lq"], dataset_of(tmp_path, phase="val", gt_size=None, seed=1)[0]["lq"])
+
+
+def test_a_validation_pair_is_made_once(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png", 66, 83)
+    dataset = dataset_of(tmp_path, phase="val", gt_size=None)
+    first = dataset[0]
+    monkeypatch.setattr(second_order_dataset, "make_pair", lambda *_, **__: pytest.fail("made anew"))
+    again = dataset[0]
+    assert first.keys() == again.keys() and equal(first, again, ("lq", "gt"))
+
+
+def test_every_file_has_a_name_of_its_own():
+    paths = ["d/a.jpg", "d/a.png", "d/a.png.tif", "d/s1/b.png", "d/s2/b.png", "e/c.png", "f/e/c.png", "d/..x.png"]
+    assert names_below(paths, ["d", "e", "f/e"]) == [
+        "a.jpg", "d/a.png", "a.png", "s1/b", "s2/b", "e/c.png_1", "e/c.png_2", "..x"
+    ]  # fmt: skip
+
+
+def test_photos_of_one_name_are_degraded_differently(tmp_path):
+    """In subfolders, as files of two kinds, and in two data folders."""
+    image = write_image(tmp_path / "d/s1/a.png", 64, 64)
+    for name in ("d/s2/a.png", "d/b.png", "d/b.bmp", "e/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), image)
+    dataset = dataset_of(None, dataroot_gt=[str(tmp_path / "d"), str(tmp_path / "e")], phase="val", gt_size=None)
+    lqs = {dataset[index]["lq"].sum().item() for index in range(5)}
+    assert len(dataset) == len(lqs) == 5
 
 
 # ------------------------------- randomness ------------------------------- #
@@ -228,7 +256,7 @@ def test_numpy_and_torch_are_not_seeded_alike(tmp_path, monkeypatch):
     dataset = dataset_of(tmp_path, degrade_in_worker=True)
     seeds = []
 
-    def spy(gt, kernels, *, generator, **options):
+    def spy(gt, drawn, *, generator, **options):
         seeds.append(generator.initial_seed())
         return second_order_dataset.Pair(gt, gt)
 
@@ -236,9 +264,7 @@ def test_numpy_and_torch_are_not_seeded_alike(tmp_path, monkeypatch):
     for seed in range(20):
         dataset.sample(0, seed)
     assert not set(seeds) & set(range(20)) and len(set(seeds)) == 20 and max(seeds) < 2**32
-    file_seeds = {
-        seed_of(f"/{folder}/{name}", seed) for folder in "xy" for name in ("a.png", "b.jpg") for seed in (0, 1)
-    }
+    file_seeds = {seed_of(name, seed) for name in ("a", "b") for seed in (0, 1)}
     assert len(file_seeds) == 4 and max(file_seeds) < 2**32
 
 
@@ -402,7 +428,18 @@ def test_a_folder_that_is_no_lmdb_is_refused_and_a_missing_key_is_replaced(photo
     assert dataset.unreadable == ["gone", "fotö"]
 
 
-def test_a_name_with_a_nul_is_one_that_cannot_be_read(photos, tmp_path):
-    (tmp_path / "meta.txt").write_text("\0.png\nd.PNG\n")
+def test_a_listed_image_that_is_not_there_is_refused_at_once(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda pause: pytest.fail("waited"))
+    for name in ("set1/gone.png", "gone/a.png", "\0.png"):
+        (tmp_path / "meta.txt").write_text(f"d.PNG\n{name}\n")
+        with pytest.raises(FileNotFoundError, match=r"meta\.txt' names 1 of 2 images that are not there.*\.png"):
+            dataset_of(photos, meta_info=str(tmp_path / "meta.txt"))
+
+
+def test_a_list_made_on_windows_is_read(photos, tmp_path):
+    """Backslashes and a byte order mark; and a name is no size."""
+    write_image(photos / "IMG (1,2).png")
+    text = "set1\\a.png (64,80,3) 1\r\nd.PNG\r\nIMG (1,2).png\r\nset2/deep/c.png (64, 80)\r\n"
+    (tmp_path / "meta.txt").write_bytes(text.encode("utf-8-sig"))
     dataset = dataset_of(photos, meta_info=str(tmp_path / "meta.txt"))
-    assert dataset[0]["gt_path"] == str(photos / "d.PNG")
+    assert names(dataset, photos) == ["set1/a.png", "d.PNG", "IMG (1,2).png", "set2/deep/c.png"]

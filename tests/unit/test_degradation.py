@@ -10,7 +10,17 @@ from basicsr.data.degradations import generate_gaussian_noise_pt, generate_poiss
 from basicsr.utils import DiffJPEG, USMSharp
 from basicsr.utils.img_process_util import filter2D
 
-from iter_data import DegradationOptions, Kernels, batch_to_pair, degradation, degrade, draw_kernels, seeded, sharpen
+from iter_data import (
+    Kernels,
+    SecondOrderDegradation,
+    batch_to_pair,
+    degrade,
+    draw_kernels,
+    seeded,
+    sharpen,
+    sharpening,
+)
+from iter_data import second_order_degradation as degradation
 
 
 def photo(batch=2, height=64, width=96, seed=0):
@@ -29,7 +39,7 @@ def kernels_for(batch, options, seed=0):
 
 
 def run(gt, seed=0, scale=4, **options):
-    options = DegradationOptions(**options)
+    options = SecondOrderDegradation(**options)
     generator = torch.Generator().manual_seed(seed)
     return degrade(gt, kernels_for(len(gt), options), scale=scale, options=options, generator=generator)
 
@@ -98,7 +108,7 @@ def test_wrong_input_is_refused():
         sharpen(torch.zeros(1, 3, 25, 64))
 
 
-@pytest.mark.parametrize("path", [sharpen, degradation._sharpen_by_convolution])
+@pytest.mark.parametrize("path", [sharpen, sharpening._sharpen_by_convolution])
 def test_sharpen_equals_basicsrs_usm_sharp(path):
     gt = photo(height=80)
     expected = USMSharp()(gt)
@@ -155,12 +165,12 @@ def test_the_pair_is_cut_at_the_same_place():
     height, width = 256, 256
     x, y = torch.meshgrid(torch.linspace(0, 1, width), torch.linspace(0, 1, height), indexing="xy")
     gt = torch.stack([x, y, torch.full_like(x, 0.5)])[None]
-    options = DegradationOptions(gt_usm=False, noise_range=(0, 1), noise_range2=(0, 1), gaussian_noise_prob=1,
+    options = SecondOrderDegradation(noise_range=(0, 1), noise_range2=(0, 1), gaussian_noise_prob=1,
                                  gaussian_noise_prob2=1, jpeg_range=(90, 95), jpeg_range2=(90, 95))  # fmt: skip
     batch = {"gt": gt, **kernels_for(1, options)._asdict()}
     corners = set()
     for seed in range(5):
-        pair = batch_to_pair(batch, device="cpu", scale=4, options=options,
+        pair = batch_to_pair(batch, device="cpu", scale=4, degradation=options,
                              generator=torch.Generator().manual_seed(seed), crop_size=64)  # fmt: skip
         assert pair.gt.shape == (1, 3, 64, 64) and pair.lq.shape == (1, 3, 16, 16)
         offset = (pair.lq.mean((2, 3)) - pair.gt.mean((2, 3))).abs()
@@ -171,8 +181,8 @@ def test_the_pair_is_cut_at_the_same_place():
 
 def test_a_batch_that_has_its_lq_is_left_as_it_is():
     lq, gt = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)
-    pair = batch_to_pair({"lq": lq, "gt": gt, "gt_path": ["x"]}, device="cpu", scale=4, options=DegradationOptions(),
-                         generator=torch.Generator())  # fmt: skip
+    batch, generator = {"lq": lq, "gt": gt, "gt_path": ["x"]}, torch.Generator()
+    pair = batch_to_pair(batch, device="cpu", scale=4, degradation=SecondOrderDegradation(), generator=generator)
     assert torch.equal(pair.lq, lq) and torch.equal(pair.gt, gt)
 
 
@@ -180,13 +190,13 @@ def test_a_batch_that_has_its_lq_is_left_as_it_is():
 def test_a_gpu_gives_what_the_cpu_gives():
     """Without noise, which each device draws for itself, decisions and images are the same."""
     gt, none = photo(4, 128, 128), (0, 0)
-    options = DegradationOptions(gaussian_noise_prob=1, noise_range=none, gaussian_noise_prob2=1, noise_range2=none)
+    options = SecondOrderDegradation(gaussian_noise_prob=1, noise_range=none, gaussian_noise_prob2=1, noise_range2=none)
     batch = {"gt": gt, **kernels_for(4, options)._asdict()}
     torch.testing.assert_close(sharpen(gt.cuda()).cpu(), sharpen(gt), atol=1e-3, rtol=0)
     for seed in range(10):
         cpu, gpu = (
             batch_to_pair(
-                batch, device=device, scale=4, options=options, generator=torch.Generator().manual_seed(seed)
+                batch, device=device, scale=4, degradation=options, generator=torch.Generator().manual_seed(seed)
             ).lq.cpu()
             for device in ("cpu", "cuda")
         )
@@ -198,7 +208,7 @@ def test_a_gpu_gives_what_the_cpu_gives():
 @pytest.mark.gpu
 def test_noise_on_a_gpu_follows_the_seed_alone():
     gt, results = photo().cuda(), []
-    options = DegradationOptions()
+    options = SecondOrderDegradation()
     kernels = Kernels(*(kernel.cuda() for kernel in kernels_for(2, options)))
     for global_seed in (0, 1):
         torch.manual_seed(global_seed)

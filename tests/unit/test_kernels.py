@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from iter_data import DegradationOptions, draw_kernels, seeded
+from iter_data import SecondOrderDegradation, draw_kernels, seeded
 
 
 def draw(seed, **options):
     with seeded(seed):
-        return draw_kernels(DegradationOptions(**options))
+        return draw_kernels(SecondOrderDegradation(**options))
 
 
 def test_kernels_have_their_sizes_and_sum_to_one():
@@ -31,7 +31,7 @@ def test_a_seed_gives_one_set_of_kernels():
 def test_seeded_leaves_the_global_states_as_they_were_even_after_an_error():
     before = random.getstate(), np.random.get_state()[1].tolist()
     with pytest.raises(RuntimeError), seeded(3):
-        draw_kernels(DegradationOptions())
+        draw_kernels(SecondOrderDegradation())
         raise RuntimeError
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 

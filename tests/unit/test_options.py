@@ -489,7 +489,7 @@ def test_every_mistake_is_listed(parse):
         (stage_two, "datasets.train.gt_size", 66, "gt_size=66 must be a multiple of scale=4"),
         (stage_two, "datasets.train.gt_size", 24, "gt_size=24 must be a whole number >= 32"),
         (stage_two, "datasets.train.crop_pad_size", 60, "crop_pad_size=60 must be .* >= gt_size=64"),
-        (stage_two, "datasets.train.degradation.blur_kernel_size", 8, "blur_kernel_size=8 must be an odd integer"),
+        (stage_two, "datasets.train.degradation.blur_kernel_size", 8, "size=8 must be a whole number that is odd"),
         (stage_two, "datasets.train.degradation.kernel_prob", [1], r"kernel_prob=\[1\] must be 6 numbers"),
         (stage_two, "train.queue_size", 1, "train.queue_size=1 must be 0, or at least .*batch_size_per_gpu=2"),
         (stage_two, "scale", 2, "network_g.scale=4 must be the scale of the data, scale=2"),

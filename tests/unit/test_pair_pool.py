@@ -7,14 +7,14 @@ from iter_data import Pair, PairPool
 
 
 def batch(first, count=2):
-    """Pairs numbered first, first + 1, ...: every pixel of lq and gt holds the pair's number."""
-    numbers = torch.arange(first, first + count, dtype=torch.float32).view(-1, 1, 1, 1)
+    """Pairs numbered first, first + 1, ...: every pixel of lq and gt holds the pair's number, as an 8-bit level."""
+    numbers = torch.arange(first, first + count, dtype=torch.float32).view(-1, 1, 1, 1) / 255
     return Pair(numbers.expand(-1, 3, 2, 2), numbers.expand(-1, 3, 8, 8))
 
 
 def numbers_of(pair):
     assert torch.equal(pair.lq[:, 0, 0, 0], pair.gt[:, 0, 0, 0])
-    return pair.lq[:, 0, 0, 0].tolist()
+    return (pair.lq[:, 0, 0, 0] * 255).tolist()
 
 
 def test_the_first_batches_fill_the_pool_and_pass_through():
@@ -41,6 +41,14 @@ def test_a_restored_pool_goes_on_as_the_first_one():
     restored.load_state_dict(pool.state_dict())
     one, two = (other.exchange(batch(6), torch.Generator().manual_seed(5)) for other in (pool, restored))
     assert numbers_of(one) == numbers_of(two)
+
+
+def test_a_pool_takes_a_byte_a_channel_in_a_checkpoint():
+    pool, generator = PairPool(4), torch.Generator().manual_seed(0)
+    for first in (0, 2, 4):
+        pool.exchange(batch(first), generator)
+    images = pool.state_dict()["images"]
+    assert sum(image.nbytes for image in images.values()) == 4 * 3 * (2 * 2 + 8 * 8)
 
 
 def test_an_empty_pool_can_be_saved_and_restored():

@@ -50,6 +50,12 @@ def test_lmdb_values_are_the_files_themselves_and_basicsr_can_read_them(tmp_path
     assert client.get("a", "gt") == (tmp_path / "photos" / "a.jpg").read_bytes()
 
 
+def test_lmdb_may_be_named_with_a_slash_at_its_end(tmp_path):
+    write_image(tmp_path / "photos" / "a.png")
+    assert main(["lmdb", str(tmp_path / "photos"), f"{tmp_path / 'a.lmdb'}/"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lmdb", "photos"]
+
+
 def test_lmdb_holds_images_of_very_different_sizes(tmp_path):
     write_image(tmp_path / "photos" / "a.png", 8, 8)
     write_image(tmp_path / "photos" / "b.png", 1500, 1500)

@@ -9,7 +9,7 @@ from basicsr.losses import build_loss
 
 import iter_model  # noqa: F401
 from basicsr_compat.pipeline.options import build_on_meta, examine
-from iter_data import DegradationOptions
+from iter_data import SecondOrderDegradation, read_degradation
 
 OPTIONS = sorted((Path(__file__).parents[2] / "options").glob("*.yml"))
 ymls = pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
@@ -57,5 +57,5 @@ def test_stage_two_uses_the_vqgan_that_stage_one_trains():
 
 def test_paper_size_degradation_is_real_esrgans_default():
     degradation = read(OPTIONS[0].parent / "train_iter.yml")["datasets"]["train"]["degradation"]
-    assert DegradationOptions.from_dict(degradation) == DegradationOptions()
-    assert set(degradation) == set(DegradationOptions.__dataclass_fields__)
+    assert read_degradation(degradation) == SecondOrderDegradation()
+    assert set(degradation) == set(SecondOrderDegradation.__dataclass_fields__)

@@ -1,0 +1,100 @@
+"""Where a data set's images are: folders, an LMDB, and the text files that list them."""
+
+import os
+import re
+from collections import defaultdict
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import lmdb
+
+from iter_data.images import HOW_TO_GET_DATA, list_images
+
+# The size, which BasicSR writes behind the name, ends the line but for a class; `IMG (1,2).png` is a name.
+_META_LINE = re.compile(r"^(?P<name>.+?)(?:\s+\((?P<h>\d+),\s*(?P<w>\d+)(?:,\s*\d+)?\)(?:\s+\S+)?)?$")
+
+
+class Entry(NamedTuple):
+    """path: a file, or a key of the LMDB; size: (height, width) where the list says it."""
+
+    path: str
+    size: tuple[int, int] | None
+
+
+def disk_entries(roots: list[str], metas: list[str] | None, section: str) -> list[Entry]:
+    """The images below folders, or those that the lists name, one list a folder.
+
+    Raises:
+        FileNotFoundError: a folder, a list or a listed image is missing.
+        ValueError: a list cannot be read.
+    """
+    if not metas:
+        return [Entry(path, None) for root in roots for path in list_images(root)]
+    entries = []
+    for root, meta in zip(roots, metas, strict=True):
+        listed = [Entry(os.path.join(root, name), size) for name, size in _read_meta_info(meta, section)]
+        _refuse_missing([entry.path for entry in listed], root, meta, section)
+        entries += listed
+    return entries
+
+
+def lmdb_entries(root: str, meta: str | None, section: str) -> list[Entry]:
+    """The images of an LMDB. Raises FileNotFoundError where it is missing, ValueError where it is none."""
+    if not os.path.isdir(root):
+        raise FileNotFoundError(
+            f"{section}.dataroot_gt={root!r} does not exist: make it with `python -m "
+            f"iter_data.prepare lmdb`; {HOW_TO_GET_DATA}"
+        )
+    try:
+        lmdb.open(root, readonly=True, lock=False).close()
+    except lmdb.Error as error:
+        raise ValueError(
+            f"{section}.dataroot_gt={root!r} is no LMDB, or is damaged ({error}): make it anew with `python -m "
+            "iter_data.prepare lmdb`"
+        ) from error
+    listed = _read_meta_info(meta or os.path.join(root, "meta_info.txt"), section)
+    # BasicSR's keys are the names without their extension
+    return [Entry(os.path.splitext(name)[0], size) for name, size in listed]
+
+
+def name_of_key(key: str) -> str:
+    """The name of the file that `prepare lmdb` made a key of."""
+    return unquote(key)
+
+
+def _read_meta_info(path: str, section: str) -> list[tuple[str, tuple[int, int] | None]]:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{section}.meta_info={path!r} does not exist: make it with `python -m iter_data.prepare meta-info`"
+        )
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # Windows begins files with a byte order mark
+            matches = [_META_LINE.match(line.strip()) for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{section}.meta_info={path!r} must be a text file in UTF-8: {error}") from error
+    if not matches:
+        raise ValueError(f"{section}.meta_info={path!r} names no image")
+    return [
+        (match["name"].replace("\\", "/"), (int(match["h"]), int(match["w"])) if match["h"] else None)
+        for match in matches
+    ]
+
+
+def _refuse_missing(paths: list[str], root: str, meta: str, section: str) -> None:
+    """One look into each folder: on a network drive a million questions for single files take minutes."""
+    by_folder = defaultdict(list)
+    for path in paths:
+        by_folder[os.path.dirname(path)].append(path)
+    missing = []
+    for folder, files in by_folder.items():
+        try:
+            there = set(os.listdir(folder))
+        except (OSError, ValueError):  # ValueError: a name with a NUL
+            there = set()
+        missing += [path for path in files if os.path.basename(path) not in there]
+    if missing:
+        raise FileNotFoundError(
+            f"{section}.meta_info={meta!r} names {len(missing)} of {len(paths)} images that are not there, the first "
+            f"is {missing[0]!r} (dataroot_gt={root!r}): correct it, or make it anew with `python -m iter_data.prepare "
+            "meta-info`"
+        )
