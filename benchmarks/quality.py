@@ -1,12 +1,14 @@
-"""What weights show: fidelity and texture before and after refinement, alpha, selection, steps, calibration, colours.
+"""What weights show: before and after refinement, fidelity, alpha, selection, steps, color, calibration.
 
-    python benchmarks/quality.py --gt datasets/val/kodak24 -o quality/
+    python benchmarks/quality.py --gt datasets/val/kodak24 -o quality/ --vgg
     python benchmarks/quality.py --gt datasets/val/kodak24 --real photos/ -o quality/ --only overview alpha
 
-Ground-truth photos are degraded by the second-order model with a fixed seed; photos in --real are taken as they are,
-and only NIQE is measured on them. Prints markdown tables, draws plots and pictures into the output folder. PSNR and
-SSIM are BasicSR's in RGB, NIQE is BasicSR's, all without a border of `scale` pixels; detail is the energy of the
-Laplacian relative to the ground truth's. All runs use the sampling that the weights carry, save what a table varies.
+Ground-truth photos are degraded by the second-order model with a fixed seed, or only shrunk (--clean); photos in --real
+are taken as they are, and only NIQE and color are measured on them. Prints markdown tables, draws plots and pictures
+into the output folder. PSNR and SSIM are BasicSR's in RGB, NIQE is BasicSR's, all without a border of `scale` pixels;
+VGG is the distance of `VGGLoss` (--vgg), LPIPS pyiqa's (--lpips); color is the mean absolute difference between the low
+frequencies of result and upsampled LQ in levels of 255; detail is the energy of the Laplacian relative to the ground
+truth's. All runs use the sampling that the weights carry and wavelet color, save what a table varies.
 """
 
 import basicsr_compat  # noqa: F401, I001  (repairs BasicSR, before it is imported)
@@ -23,18 +25,25 @@ import torch
 from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
 from basicsr.utils import imwrite, tensor2img
 from figure import decode_masked
+from real_esrgan import load as load_real_esrgan
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 import iter_arch
-from iter_arch.color import match_color
+from iter_arch.color import low_frequencies, match_color
 from iter_arch.released import tuned_sampling
 from iter_arch.tiling import pad_to_multiple
 from iter_data import SecondOrderDegradationDataset
 from iter_model.image_io import is_image, read_image
+from iter_model.pyiqa_metric import create_metric
+from iter_model.vgg_loss import VGGLoss
 
+# Of the color error: what the eye takes for the hue of an area.
+COLOR_LEVELS = 5
 STEPS = (1, 2, 4, 8, 16)
+FIDELITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+COLORS = (("none", 1), ("adain", 1), ("wavelet", 3), ("wavelet", 4), ("wavelet", 5), ("wavelet", 6))
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
 
 
@@ -47,12 +56,25 @@ class Photo(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Measures of an image; NaN where there is no ground truth."""
+    """Measures of an image; NaN where there is no ground truth, or no network that measures."""
 
     psnr: float
     ssim: float
+    vgg: float
+    lpips: float
     niqe: float
+    color: float
     detail: float
+
+
+def upsample(photo: Photo, scale: int) -> Tensor:
+    """Bicubic interpolation of the LQ, (1, 3, H, W) in [0, 1]."""
+    return F.interpolate(photo.lq, scale_factor=scale, mode="bicubic").clamp(0, 1)
+
+
+def shrink(gt: Tensor, scale: int) -> Tensor:
+    """(b, 3, H, W) -> (b, 3, H/s, W/s), bicubic as Pillow does it."""
+    return F.interpolate(gt, scale_factor=1 / scale, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def degraded(folder: str, scale: int, seed: int) -> list[Photo]:
@@ -75,15 +97,25 @@ def laplacian_energy(image: Tensor) -> float:
     return float(F.conv2d(image.mean(1, keepdim=True), kernel).square().mean())
 
 
-def measure(image: Tensor, gt: Tensor | None, border: int) -> Scores:
-    """Scores of image (1, 3, H, W) against gt."""
-    array = tensor2img([image])
-    niqe = float(calculate_niqe(array, crop_border=border))
-    if gt is None:
-        return Scores(np.nan, np.nan, niqe, np.nan)
-    pair = {"img": array, "img2": tensor2img([gt]), "crop_border": border}
-    detail = laplacian_energy(image) / laplacian_energy(gt)
-    return Scores(float(calculate_psnr(**pair)), float(calculate_ssim(**pair)), niqe, detail)
+class Judge:
+    """Measures images. ``vgg`` and ``lpips`` take (image, gt) and are left out where there are none."""
+
+    def __init__(self, scale: int, vgg: VGGLoss | None, lpips: torch.nn.Module | None) -> None:
+        self.scale, self.vgg, self.lpips = scale, vgg, lpips
+
+    def measure(self, image: Tensor, photo: Photo) -> Scores:
+        """Scores of image (1, 3, H, W), restored from the photo."""
+        array, gt = tensor2img([image]), photo.gt
+        niqe = float(calculate_niqe(array, crop_border=self.scale))
+        difference = low_frequencies(image - upsample(photo, self.scale), COLOR_LEVELS)
+        color = 255 * float(difference.abs().mean())
+        if gt is None:
+            return Scores(np.nan, np.nan, np.nan, np.nan, niqe, color, np.nan)
+        pair = {"img": array, "img2": tensor2img([gt]), "crop_border": self.scale}
+        vgg = float(self.vgg(image, gt)) if self.vgg else np.nan
+        lpips = float(self.lpips(image, gt)) if self.lpips else np.nan
+        detail = laplacian_energy(image) / laplacian_energy(gt)
+        return Scores(float(calculate_psnr(**pair)), float(calculate_ssim(**pair)), vgg, lpips, niqe, color, detail)
 
 
 def mean(scores: Iterable[Scores]) -> Scores:
@@ -99,37 +131,40 @@ def markdown(title: str, heads: list[str], rows: list[list[str]]) -> None:
 
 
 def score_row(name: str, scores: Scores, *more: str) -> list[str]:
-    digits = (2, 3, 2, 2)
+    digits = (2, 3, 3, 3, 2, 2, 2)
     return [name, *("" if np.isnan(x) else f"{x:.{n}f}" for x, n in zip(scores, digits, strict=True)), *more]
 
 
-SCORES = ["PSNR", "SSIM", "NIQE", "detail"]
+SCORES = ["PSNR", "SSIM", "VGG", "LPIPS", "NIQE", "color", "detail"]
 
 
 class Study:
     """One set of weights on one set of photos."""
 
-    def __init__(self, net: iter_arch.ITER, photos: list[Photo], name: str, output: Path) -> None:
-        self.net, self.photos, self.name, self.output = net, photos, name, output
+    def __init__(self, net: iter_arch.ITER, photos: list[Photo], name: str, output: Path, judge: Judge) -> None:
+        self.net, self.photos, self.name, self.output, self.judge = net, photos, name, output, judge
         self.config = tuned_sampling(net.config)
+        self.real_esrgan: torch.nn.Module | None = None
 
-    def restore(self, photo: Photo, config: iter_arch.SamplingConfig, color: bool = True) -> iter_arch.Restored:
+    def restore(self, photo: Photo, config: iter_arch.SamplingConfig) -> iter_arch.Restored:
         result = self.net.restore(photo.lq, config=config)
-        return result._replace(image=match_color(result.image, photo.lq)) if color else result
+        return result._replace(image=match_color(result.image, photo.lq))
+
+    def scores(self, image_of: Callable[[Photo], Tensor], what: str) -> list[Scores]:
+        bar = tqdm(self.photos, desc=f"{self.name} {what}", leave=False, disable=None)
+        return [self.judge.measure(image_of(photo), photo) for photo in bar]
 
     def average(self, image_of: Callable[[Photo], Tensor], what: str) -> Scores:
-        border = self.net.scale
-        bar = tqdm(self.photos, desc=f"{self.name} {what}", leave=False, disable=None)
-        return mean(measure(image_of(photo), photo.gt, border) for photo in bar)
+        return mean(self.scores(image_of, what))
 
     def bicubic(self, photo: Photo) -> Tensor:
-        size = [side * self.net.scale for side in photo.lq.shape[-2:]]
-        return F.interpolate(photo.lq, size, mode="bicubic").clamp(0, 1)
+        return upsample(photo, self.net.scale)
 
     def upper_bound(self, photo: Photo) -> Tensor:
         height, width = photo.gt.shape[-2:]
         padded = pad_to_multiple(photo.gt, self.net.vqgan.factor * self.net.window)
-        return self.net.vqgan(padded).image[..., :height, :width]
+        image = self.net.vqgan(padded).image[..., :height, :width]
+        return match_color(image, shrink(photo.gt, self.net.scale))
 
     def before(self) -> iter_arch.SamplingConfig:
         """Every token of S_l is kept: distortion removal alone."""
@@ -141,8 +176,20 @@ class Study:
             rows.append(("VQGAN of the ground truth (upper bound)", self.upper_bound))
         rows.append(("before refinement (S_l decoded)", lambda photo: self.restore(photo, self.before()).image))
         rows.append(("after refinement", lambda photo: self.restore(photo, self.config).image))
+        if self.real_esrgan is not None:
+            rows.append(("Real-ESRGAN x4plus", lambda photo: self.real_esrgan(photo.lq).clamp(0, 1)))
         table = [score_row(name, self.average(image_of, name)) for name, image_of in rows]
         markdown(f"{self.name}: overview", ["", *SCORES], table)
+
+    def fidelity(self) -> None:
+        """Before and after refinement, for the fidelities of the result."""
+        rows = []
+        for fidelity in FIDELITIES:
+            for when, config in (("before", self.before()), ("after", self.config)):
+                config = replace(config, fidelity=fidelity)
+                image_of = lambda photo, config=config: self.restore(photo, config).image  # noqa: E731
+                rows.append(score_row(f"{fidelity}", self.average(image_of, f"fidelity {fidelity}"), when))
+        markdown(f"{self.name}: fidelity", ["fidelity", *SCORES, "refinement"], rows)
 
     def alpha(self) -> None:
         """The paper's Fig. 8."""
@@ -216,14 +263,19 @@ class Study:
         markdown(f"{self.name}: number of steps T", ["T", *SCORES, "adaptive"], rows)
 
     def color(self) -> None:
-        """The paper's Fig. 11."""
-        rows, strips = [], []
-        for on in (False, True):
-            scores = self.average(lambda photo, on=on: self.restore(photo, self.config, on).image, "colour")
-            rows.append(score_row("on" if on else "off", scores))
-            strips.append(self.restore(self.photos[0], self.config, on).image[0])
-        markdown(f"{self.name}: colour correction", ["colour correction", *SCORES], rows)
-        self._draw(f"{self.name}_color.jpg", torch.cat([self.bicubic(self.photos[0])[0], *strips], 2))
+        """The paper's Fig. 11, and beyond it."""
+        raw = {photo.name: self.net.restore(photo.lq, config=self.config).image for photo in self.photos}
+        rows, strips = [], [self.bicubic(self.photos[0])]
+        for method, levels in COLORS:
+
+            def image_of(photo: Photo, method: str = method, levels: int = levels) -> Tensor:
+                return match_color(raw[photo.name], photo.lq, method, levels)
+
+            scores, name = self.scores(image_of, method), f"{method} {levels}" if method == "wavelet" else method
+            rows.append(score_row(name, mean(scores), f"{max(score.color for score in scores):.2f}"))
+            strips.append(image_of(self.photos[0]))
+        markdown(f"{self.name}: color correction", ["color correction", *SCORES, "largest color"], rows)
+        self._draw(f"{self.name}_color.jpg", torch.cat(strips, 3)[0])
 
     def calibration(self) -> None:
         """How often a token of S_l is the ground truth's, by the evaluator's probability that it is."""
@@ -252,7 +304,7 @@ class Study:
         imwrite(tensor2img([picture[None]]), str(self.output / name), [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
-TABLES = ("overview", "alpha", "selection", "steps", "calibration", "color")
+TABLES = ("overview", "fidelity", "alpha", "selection", "steps", "calibration", "color")
 
 
 def main() -> None:
@@ -264,20 +316,35 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--limit", type=int, metavar="N", help="the first N photos of a folder only")
     parser.add_argument("--seed", type=int, default=0, help="of the degradation (default: %(default)s)")
+    parser.add_argument("--clean", action="store_true", help="shrink the photos of --gt, and do nothing else to them")
+    parser.add_argument(
+        "--vgg",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="measure the VGG distance, by torchvision's weights or a file's",
+    )
+    parser.add_argument("--lpips", action="store_true", help="measure LPIPS, by pyiqa's weights")
+    parser.add_argument("--real-esrgan", metavar="FILE", help="compare with Real-ESRGAN, see benchmarks/real_esrgan.py")
     args = parser.parse_args()
     if not args.gt and not args.real:
         parser.error("name photos with --gt, --real or both")
     net = iter_arch.load_pretrained(args.model)
     args.output.mkdir(parents=True, exist_ok=True)
     print(f"{args.model}, {tuned_sampling(net.config)}, seed {args.seed}")
+    vgg = None if args.vgg is None else VGGLoss(path=args.vgg or None)
+    judge = Judge(net.scale, vgg, create_metric("lpips", device="cpu") if args.lpips else None)
     studies = []
     if args.gt:
         photos = degraded(args.gt, net.scale, args.seed)[: args.limit]
-        studies.append(Study(net, photos, Path(args.gt).name, args.output))
+        if args.clean:
+            photos = [photo._replace(lq=shrink(photo.gt, net.scale)) for photo in photos]
+        studies.append(Study(net, photos, Path(args.gt).name, args.output, judge))
     if args.real:
-        studies.append(Study(net, real(args.real)[: args.limit], Path(args.real).name, args.output))
+        studies.append(Study(net, real(args.real)[: args.limit], Path(args.real).name, args.output, judge))
     with torch.no_grad():
         for study in studies:
+            study.real_esrgan = load_real_esrgan(args.real_esrgan) if args.real_esrgan else None
             for table in args.only:
                 if table != "calibration" or study.photos[0].gt is not None:
                     getattr(study, table)()
