@@ -14,13 +14,15 @@ basicsr_compat.install_pipeline()
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--network", action="store_true", help="run the tests that ask a package index too")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow; runs with --slow"))
+    for option in ("slow", "network"):
+        if not config.getoption(f"--{option}"):
+            for item in items:
+                if option in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=f"{option}; runs with --{option}"))
 
 
 def pytest_runtest_setup(item):
