@@ -20,7 +20,7 @@ from pathlib import Path
 
 NAME, VERSION = "basicsr", "1.4.2"
 NEEDED = ("torch", "torchvision")
-# What setup.py asks for: name, and the first major version that is too new. What is missing is there for the build only.
+# What setup.py wants: name, and the first major version that is too new. What is missing is there for the build only.
 BUILD_TOOLS = {"setuptools": 81, "wheel": None, "cython": None, "numpy": None}  # setuptools 82 has no pkg_resources
 
 # Every Python process of the build imports this at its start. It runs the sitecustomize that it hides, if there is one.
