@@ -1,17 +1,15 @@
 """Packaging of ITER (AAAI 2024, arXiv:2312.05616) as a BasicSR plugin. The version lives here, nowhere else."""
 
-import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-if not (3, 10) <= sys.version_info[:2] < (3, 13):
-    raise SystemExit(
-        f"iter-sr needs Python 3.10, 3.11 or 3.12, this is {sys.version.split()[0]}: BasicSR 1.4.2 does not build on "
-        "3.13 and later. Choose another interpreter, e.g. `make demo PYTHON=python3.12`."
-    )
-
 readme = Path(__file__).with_name("README.md")
+# Files for `-opt iter:NAME`, which in a checkout lie where users look for them.
+shipped = {
+    f"iter_model.shipped.{folder.replace('/', '.')}": folder
+    for folder in ("options", "datasets/sample/gt", "datasets/sample/lq", "datasets/sample/real")
+}
 
 setup(
     name="iter-sr",
@@ -20,17 +18,28 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
     # A package called `datasets` would hide Hugging Face's, which pyiqa needs: only what is below that folder.
     packages=[
         *find_packages(include=["basicsr_compat*", "iter_arch*", "iter_model*"]),
         *find_packages("datasets", include=["iter_data*"]),
+        *shipped,
     ],
-    package_dir={"iter_data": "datasets/iter_data"},
-    package_data={"iter_arch": ["weights/*"]},
+    package_dir={"iter_data": "datasets/iter_data", **shipped},
+    package_data={"": ["py.typed"], "iter_arch": ["weights/*"], **{package: ["*.yml", "*.png"] for package in shipped}},
     entry_points={"console_scripts": ["basicsr=iter_model.commands:main"]},
     install_requires=[
-        "basicsr==1.4.2",
+        # Its setup.py fails on 3.13 and later, where `python -m basicsr_compat.install` builds it.
+        'basicsr==1.4.2; python_version < "3.13"',
         "einops",
         "lmdb",
         "numpy",
@@ -40,7 +49,7 @@ setup(
         "pyyaml",
         "safetensors",
         "scipy",
-        "setuptools<81",  # pyiqa's CLIP metrics and BasicSR's build still use pkg_resources
+        "setuptools<81",  # pyiqa's CLIP metrics still use pkg_resources, which 82 no longer has
         "tensorboard",
         "torch>=2.6",  # before, weights_only=True could be made to run code (CVE-2025-32434)
         "torchvision",
