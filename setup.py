@@ -8,7 +8,7 @@ readme = Path(__file__).with_name("README.md")
 # Files for `-opt iter:NAME`, which in a checkout lie where users look for them.
 shipped = {
     f"iter_model.shipped.{folder.replace('/', '.')}": folder
-    for folder in ("options", "datasets/sample/gt", "datasets/sample/lq", "datasets/sample/real")
+    for folder in ("options", "datasets/sample", *(f"datasets/sample/{kind}" for kind in ("gt", "lq", "real")))
 }
 
 setup(
@@ -35,7 +35,11 @@ setup(
         *shipped,
     ],
     package_dir={"iter_data": "datasets/iter_data", **shipped},
-    package_data={"": ["py.typed"], "iter_arch": ["weights/*"], **{package: ["*.yml", "*.png"] for package in shipped}},
+    package_data={
+        "": ["py.typed"],
+        "iter_arch": ["weights/*"],
+        **{package: ["*.md", "*.png", "*.yml"] for package in shipped},
+    },
     entry_points={"console_scripts": ["basicsr=iter_model.commands:main"]},
     install_requires=[
         # Its setup.py fails on 3.13 and later, where `python -m basicsr_compat.install` builds it.

@@ -106,7 +106,7 @@ def build_wheel(source: str | Path, folder: Path, *, verbose: bool = False) -> P
     if missing:
         _pip("install", "--target", tools, *missing, verbose=verbose)
     # No isolation: pip would fetch PyTorch once more, which setup_requires names. No binary: not another index's wheel.
-    options = ["--no-deps", "--no-build-isolation", "--no-binary", NAME, "--wheel-dir", wheels]
+    options = ["--no-deps", "--no-build-isolation", "--no-binary", NAME, "--wheel-dir", str(wheels)]
     _pip("wheel", *options, source, path=[shim, tools], verbose=verbose)
     return next(wheels.glob("*.whl"))
 
@@ -127,23 +127,17 @@ def _pip(command: str, *words: str | Path, path: list[Path] | None = None, verbo
     """Run pip with `path` in front of its and its build's sys.path; raises NotInstalled with its reason if it fails."""
     places = [*map(str, path or []), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
-    words = [sys.executable, "-m", "pip", command, "--disable-pip-version-check", *map(str, words)]
-    output = []
-    with subprocess.Popen(
-        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        for line in process.stdout:
-            output.append(line)
-            if verbose:
-                print(line, end="", flush=True)
-    if process.returncode:
-        hint = "" if verbose else " (--verbose shows all)"
-        raise NotInstalled(f"pip {command} failed: {_reason(output)}{hint}")
+    pip = [sys.executable, "-m", "pip", command, "--disable-pip-version-check", *map(str, words)]
+    to = None if verbose else subprocess.PIPE
+    result = subprocess.run(pip, env=environment, stdout=to, stderr=subprocess.STDOUT, text=True, errors="replace")
+    if result.returncode:
+        reason = "see above" if verbose else f"{_reason(result.stdout)} (--verbose shows all)"
+        raise NotInstalled(f"pip {command} failed: {reason}")
 
 
-def _reason(output: list[str]) -> str:
+def _reason(output: str) -> str:
     """The line of pip's output that says why it failed: the build's exception, or pip's own error."""
-    lines = [line.strip() for line in output if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     for pattern in (r"\w+(Error|Exception|Exit)\b", r"(?i)error: "):
         found = [line for line in lines if re.match(pattern, line)]
         if found:
