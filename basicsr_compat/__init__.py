@@ -1,7 +1,7 @@
 """What BasicSR 1.4.2 needs on today's stack; the only place that patches it.
 
 Importing this package repairs what does not run (`repairs.py`), and imports neither BasicSR nor torch.
-`install_pipeline` changes how BasicSR trains and tests; only the `basicsr` command calls it.
+`install_pipeline` changes how BasicSR's models train and test; only the `basicsr` command calls it.
 """
 
 from basicsr_compat.patching import register, when_imported
@@ -11,10 +11,13 @@ __all__ = ["install_pipeline", "register", "repair", "when_imported"]
 
 
 def install_pipeline() -> None:
-    """Let BasicSR's pipelines run as the `basicsr` command promises: options, folders, checkpoints, stops, logging."""
-    from basicsr_compat import replaced
+    """Give every model of BasicSR what the `basicsr` command promises: whole checkpoints, exact resumes, named errors.
 
-    replaced.install()
+    Calling it again does nothing. The loops of the command are functions of their own, `basicsr_compat.pipeline.loop`.
+    """
+    from basicsr_compat import pipeline
+
+    pipeline.install_pipeline()
 
 
 repair()

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 from basicsr.models import lr_scheduler
 
-from basicsr_compat.pipeline.options import LoggerOptions, Network, registered
+from basicsr_compat.pipeline.check import LoggerOptions, Network, registered
 from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Probability, Rule, Weight, format_value
 from iter_arch.color import DEFAULT_LEVELS, ColorMethod, Levels
 from iter_arch.sampling import SamplingConfig, Schedule

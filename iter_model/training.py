@@ -11,8 +11,9 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 
-from basicsr_compat.pipeline.checkpoints import derive_seed
-from basicsr_compat.pipeline.options import Network
+from basicsr_compat.pipeline import checkpoints
+from basicsr_compat.pipeline.check import Network
+from basicsr_compat.pipeline.randomness import derive_seed
 from basicsr_compat.schema import read_section, section_problems
 from iter_arch.checkpoint import load_strictly, read_checkpoint
 from iter_model.options import RunOptions, TrainerOptions, TrainOptions, ValOptions, impossible_optimizers
@@ -105,6 +106,22 @@ class TrainingMixin(BaseModel):
         """BasicSR's first call in an iteration."""
         super().update_learning_rate(current_iter, warmup_iter)
         self.generator.manual_seed(derive_seed("step", self.opt["manual_seed"], self.opt["rank"], current_iter))
+
+    # As `install_pipeline` has it for every model: ours keep these promises under BasicSR's own train.py too.
+
+    def save_network(
+        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = "params"
+    ) -> None:
+        """Save networks as one file, whole or not at all."""
+        checkpoints.save_network(self, net, net_label, current_iter, param_key)
+
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """Save what this training needs besides its networks to continue exactly."""
+        checkpoints.save_training_state(self, epoch, current_iter)
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        checkpoints.resume_training(self, resume_state)
 
     def training_state(self, current_iter: int) -> dict[str, Any]:
         """What this rank needs besides networks, optimisers and schedulers to go on exactly after `current_iter`.

@@ -17,8 +17,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
-from basicsr_compat.pipeline.checkpoints import ValidationStopped
-from basicsr_compat.replaced import ReadableItems, skip_image
+from basicsr_compat.pipeline.data import readable
+from basicsr_compat.pipeline.distributed import key_value_store
+from basicsr_compat.pipeline.stops import ValidationStopped
 from iter_model.options import ValOptions
 from iter_model.pyiqa_metric import build_metric
 from iter_model.training import all_reduce_sum
@@ -46,7 +47,7 @@ class ValidationMixin(BaseModel):
     def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
         dataset, name = dataloader.dataset, dataloader.dataset.opt["name"]
         rank, world = self.opt["rank"], self.opt["world_size"]
-        items = ReadableItems(dataset)
+        loader = readable(dataloader)
         metrics = self.val.metrics or {}
         # Of every image its scores, or why it was left out, or that a signal stopped all here.
         results: dict[int, dict[str, float] | str | ValidationStopped] = {}
@@ -56,15 +57,16 @@ class ValidationMixin(BaseModel):
         num_pictures = self.val.tb_images if has_logger else 0
         turns = self._take_turns(len(dataset))
         for index in tqdm(turns, total=len(dataset), disable=rank != 0 or not self.val.pbar):
-            data = default_collate([items[index]])
-            if "unreadable" in data:
-                results[index] = data["unreadable"][0]
-                continue
             try:
-                self.feed_data(data)
+                loader.check_stop()
             except ValidationStopped as stop:
                 results[index] = stop  # told to the other ranks, which wait below
                 break
+            data = default_collate([loader.items[index]])
+            if "unreadable" in data:
+                results[index] = data["unreadable"][0]
+                continue
+            self.feed_data(data)
             self.test()
             image = tensor2img([self.output])
             results[index] = self._measure(image, metrics)
@@ -90,7 +92,7 @@ class ValidationMixin(BaseModel):
         measured = []
         for index in range(len(dataset)):
             if isinstance(results[index], str):
-                skip_image(results[index])
+                loader.skip(results[index])
             else:
                 measured.append(results[index])
         if not measured:
@@ -112,7 +114,7 @@ class ValidationMixin(BaseModel):
             yield from range(count)
             return
         turns = f"validation_{next(_validations)}"
-        store = torch.distributed.distributed_c10d._get_default_store()
+        store = key_value_store()
         while (number := store.add(turns, 1) - 1) < count:
             yield number
 

@@ -17,7 +17,7 @@ from small_models import iter_model_of, vqgan_model
 from small_networks import photo
 from torch.utils.data import DataLoader
 
-from basicsr_compat import replaced
+from basicsr_compat.pipeline import distributed
 from iter_data import SecondOrderDegradationDataset
 from iter_model import commands
 from iter_model.iter_model import ITERModel
@@ -191,10 +191,10 @@ def trained(name):
 
 
 def compare(folder):
-    replaced.init_dist("pytorch", timeout=120)
+    distributed.init_process_group("pytorch", {"timeout": 120}, on_gpu=False)
     # One group for all: another under the same torchrun would find the addresses of the one before.
-    destroy = torch.distributed.destroy_process_group
-    replaced.init_dist = torch.distributed.destroy_process_group = lambda *_, **__: None
+    leave = distributed.leave
+    distributed.init_process_group = distributed.leave = lambda *_, **__: None
     rank = torch.distributed.get_rank()
     results = {"first": trained("first"), "second": trained("second")}
     command("test", "-opt", "test.yml")
@@ -207,12 +207,12 @@ def compare(folder):
     results["frozen_in_ddp"] = [tuple(tensor.shape) for tensor in synchronized if id(tensor) in frozen]
     results["validations"] = validations(folder / "validated")
     results["uneven"] = validations(folder / "uneven", count=(5,), test=rank_one_takes_one_image)
-    results["own_fault"] = replaced.failed_elsewhere(ValueError("a fault")) if rank == 1 else None
+    results["own_fault"] = distributed.failed_elsewhere(ValueError("a fault")) if rank == 1 else None
     torch.distributed.barrier()
-    results["others_fault"] = replaced.failed_elsewhere(RuntimeError("[x/gloo/y.cc] closed")) if rank == 0 else None
+    results["others_fault"] = distributed.failed_elsewhere(RuntimeError("[x/gloo/y.cc] closed")) if rank == 0 else None
     torch.distributed.barrier()
     torch.save(results, folder / f"rank{rank}.pt")
-    destroy()
+    leave()
 
 
 def train_with(fault, iteration):

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
+import basicsr_compat
 import iter_model
-from basicsr_compat.replaced import base_model
 from iter_model import commands
 
 POINTS = {
@@ -65,6 +65,8 @@ def harm(plan: dict) -> None:
             reach("prune")
         unlink(self, missing_ok)
 
+    from basicsr.models import base_model
+
     torch.save, os.replace, Path.unlink = half_save, slow_replace, slow_unlink
     resume = base_model.BaseModel.setup_schedulers
 
@@ -101,6 +103,7 @@ def run(plan: dict) -> None:
 
 
 def main() -> None:
+    basicsr_compat.install_pipeline()
     assert iter_model and threading.active_count() == 1  # nothing that a fork would lose
     for line in sys.stdin:
         plan = json.loads(line)

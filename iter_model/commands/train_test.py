@@ -1,8 +1,12 @@
-"""`basicsr train` and `basicsr test`: BasicSR's pipelines on an option file."""
+"""`basicsr train` and `basicsr test`: an option file, and how a run ends."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+
+TRACEBACK_VARIABLE = "ITER_TRACEBACK"
 
 _EPILOGS = {
     "train": """\
@@ -35,7 +39,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
-    """Train or test in the current folder, as `args.command` says; returns the exit code."""
-    from iter_model import launch
+    """Train or test in the current folder, as `args.command` says.
 
-    return launch.run(args, argv)
+    Returns:
+        The exit code: 0; 128 + the number of a signal that ended the run; 1 for a test that had to leave images out,
+        and for a file that failed the run on its way; 2 for a problem with the command, the options or the data, found
+        before the run begins.
+    """
+    import basicsr_compat
+
+    basicsr_compat.install_pipeline()
+    # Registers every network, data set, model, loss and metric; an import error here is a fault, not a problem.
+    import iter_arch  # noqa: F401
+    import iter_data  # noqa: F401
+    import iter_model  # noqa: F401
+    from basicsr_compat.pipeline import distributed, loop
+    from basicsr_compat.pipeline.options import read_options
+    from basicsr_compat.pipeline.stops import orderly_stops
+
+    if args.launcher == "slurm" and "SLURM_PROCID" in os.environ:
+        os.environ["RANK"] = os.environ["SLURM_PROCID"]  # only rank 0 warns of what it reads
+    is_train = args.command == "train"
+    with orderly_stops() as stops:
+        one = loop.Run(stops=stops)
+        try:
+            opt = read_options(args, os.getcwd(), is_train)
+            code = (loop.train if is_train else loop.test)(opt, args, one)
+        except Exception as error:
+            return _failed(error, args, one.folders.begun)
+    distributed.leave()
+    return code
+
+
+def _failed(error: Exception, args: argparse.Namespace, begun: bool) -> int:
+    """Print a line for an error that the user can mend, and return the exit code; a fault keeps its traceback."""
+    from basicsr_compat.images import UnreadableImage
+    from basicsr_compat.pipeline.distributed import failed_elsewhere
+    from basicsr_compat.schema import OptionProblems, format_error
+
+    elsewhere = failed_elsewhere(error)
+    if elsewhere and not args.traceback:
+        print(f"basicsr {args.command}: {elsewhere}", file=sys.stderr)
+        return 1
+    understood = isinstance(error, OptionProblems | UnreadableImage | OSError)
+    if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not understood:
+        raise error
+    rank = f" (rank {os.environ['RANK']})" if args.launcher != "none" and "RANK" in os.environ else ""
+    several = isinstance(error, OptionProblems) and len(error.problems) > 1
+    for problem in error.problems if several else [format_error(error)]:
+        print(f"basicsr {args.command}{rank}: error: {problem}", file=sys.stderr)
+    print("(--traceback shows where)", file=sys.stderr)
+    return 1 if begun else 2

@@ -27,7 +27,7 @@ from PIL import Image
 from small_networks import config, small_iter
 
 import iter_arch
-from basicsr_compat.replaced import ReadableItems
+from basicsr_compat.pipeline.data import ReadableItems
 from iter_model import commands
 from iter_model.image_io import Photo, read_image, write_image
 from iter_model.pyiqa_metric import create_metric

@@ -8,8 +8,6 @@ import sys
 import zlib
 from pathlib import Path
 
-import basicsr.test
-import basicsr.train
 import numpy as np
 import pytest
 import yaml
@@ -20,8 +18,8 @@ from PIL import Image
 from small_networks import small_iter
 
 import iter_arch
-from basicsr_compat import replaced
-from basicsr_compat.replaced import ReadableItems, parse_options
+from basicsr_compat.pipeline import loop
+from basicsr_compat.pipeline.data import ReadableItems
 from iter_model import commands
 from iter_model.image_io import read_image
 
@@ -312,10 +310,9 @@ def test_damaged_options_are_read_or_refused(examples, command, share, tmp_path,
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.png").write_bytes(GT)
     (tmp_path / "weights.pth").touch()
-    monkeypatch.setattr(replaced._start, "begun", False)  # whatever ran in this process before
     # up to where the run's folders are made
-    monkeypatch.setattr(basicsr.train, "train_pipeline", lambda root: parse_options(root, is_train=True))
-    monkeypatch.setattr(basicsr.test, "test_pipeline", lambda root: parse_options(root, is_train=False))
+    monkeypatch.setattr(loop, "train", lambda opt, args, run: 0)
+    monkeypatch.setattr(loop, "test", lambda opt, args, run: 0)
     codes = []
 
     @for_all(int(examples * share), data=damaged_options())

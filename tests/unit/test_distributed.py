@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from basicsr_compat import replaced
+from basicsr_compat.pipeline import distributed
 
 SLURM = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_NODELIST": "node[7-8]; touch injected"}
 FOUND = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -30,7 +30,7 @@ def slurm(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **settings: groups.append(settings))
 
     def join(**settings):
-        replaced.init_dist("slurm", **settings)
+        distributed.init_process_group("slurm", settings, on_gpu=False)
         return {name: os.environ[name] for name in FOUND} | groups[-1]
 
     return join

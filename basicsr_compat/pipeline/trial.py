@@ -1,4 +1,7 @@
-"""`basicsr check`: whether a training or a test would begin, found out without making a file or a folder."""
+"""What `basicsr check` tries, beyond reading the options: whatever they name is built, and one batch is put through.
+
+Nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -7,59 +10,25 @@ import contextlib
 import math
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from basicsr.losses import build_loss
+from basicsr.metrics import calculate_metric
+from basicsr.models import build_model
+from basicsr.utils import tensor2img
+from basicsr.utils.misc import set_random_seed
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
-from basicsr_compat import install_pipeline
-from basicsr_compat.pipeline.options import add_option_file, build_on_meta, examine
-
-EXAMPLES = """\
-Reads the option file as `basicsr train` and `basicsr test` do, lists every problem, counts images and parameters, and
-puts one batch through: of a training yml one step on real images, of a test yml the smallest image. Nothing is written.
-Exit code 0: all is well; 2: there are problems.
-
-examples:
-  basicsr check -opt options/train_iter.yml
-  basicsr check -opt options/test_iter.yml
-  basicsr check -opt options/train_iter.yml --force_yml datasets:train:batch_size_per_gpu=8 num_gpu=0
-"""
+from basicsr_compat.pipeline.check import build_on_meta
+from basicsr_compat.pipeline.data import build_set
+from basicsr_compat.pipeline.options import examine
+from basicsr_compat.schema import OptionProblems, format_error
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `basicsr check` to `parser`."""
-    add_option_file(parser)
-    parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
-    parser.epilog = EXAMPLES
-    parser.set_defaults(auto_resume=False, debug=False, launcher="none")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Check an option file and print a report, a line for each check.
-
-    Returns:
-        The exit code: 0, or 2 where there are problems.
-    """
-    install_pipeline()
-    # Registers every network, dataset, model, loss and metric; an import error here is a fault, not a problem.
-    import iter_arch  # noqa: F401
-    import iter_data  # noqa: F401
-    import iter_model  # noqa: F401
-
-    report = _Report(args.traceback)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what PyTorch says of odd networks is not about the options
-        _check(args, report)
-    count = len(report.problems)
-    print(f"{count} problem{'s' if count > 1 else ''}" if count else "all well")
-    return 2 if count else 0
-
-
-class _Report:
+class Report:
     """Prints what was checked, and remembers the problems."""
 
     def __init__(self, traceback: bool) -> None:
@@ -88,21 +57,29 @@ class _Report:
         except Exception as error:
             if self.traceback:
                 raise
-            self.problem(f"{subject}: {_said(error)}")
+            text = format_error(error)
+            self.problem(text if text.startswith(subject) else f"{subject}: {text}")
 
 
-def _said(error: Exception) -> str:
-    if isinstance(error, KeyError) and error.args and " " not in str(error.args[0]):
-        return f"the option {error.args[0]} is missing"
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
+def check(
+    args: argparse.Namespace,
+    root_path: str,
+    report: Report,
+    metrics: Mapping[str, Callable[[dict], object]],
+    waiting_download: Callable[[dict], str | None],
+) -> None:
+    """Check an option file.
 
-
-def _check(args: argparse.Namespace, report: _Report) -> None:
+    Args:
+        args: the command line, see `add_option_file`.
+        root_path: folder in which a run would make its own.
+        metrics: of the metrics that must be built, type -> builder of a section.
+        waiting_download: what a first run with these options would download, if anything.
+    """
     try:
-        opt, problems, missing = examine(args, os.getcwd(), is_train=None)
-    except (ValueError, FileNotFoundError) as error:
-        return report.problem(str(error))
+        opt, problems, missing = examine(args, root_path, is_train=None)
+    except OptionProblems as error:
+        return report.problem(format_error(error))
     for problem in (*problems, *missing):
         report.problem(problem)
     if "is_train" not in opt:
@@ -113,31 +90,52 @@ def _check(args: argparse.Namespace, report: _Report) -> None:
     _count_parameters(opt, report)
     for key, section in (opt.get("train") or {}).items() if opt["is_train"] else ():
         if str(key).endswith("_opt") and section and not report.touches(f"train.{key}"):
-            _build(f"train.{key}", section, _build_loss, report)
+            _build(f"train.{key}", section, build_loss, report)
     for name, section in ((opt.get("val") or {}).get("metrics") or {}).items() if not report.touches("val") else ():
-        _build(f"val.metrics.{name}", section, _build_metric, report)
-    _try_batch(opt, datasets, problems, missing, report)
+        # BasicSR's metrics are functions: there is nothing to build.
+        _build(f"val.metrics.{name}", section, metrics.get(section["type"], lambda section: None), report)
+    sets = [datasets["train"]] if opt["is_train"] else list(datasets.values())
+    reason = _why_not(sets, problems, missing, report)
+    if reason is None and (waiting := waiting_download(opt)):
+        reason = f"{waiting} is downloaded by the first run"
+    if reason:
+        return report.skipped("batch", reason)
+    with report.trying("batch"):
+        opt |= {"num_gpu": min(opt["num_gpu"], 1), "rank": 0, "world_size": 1}
+        if opt["manual_seed"] is None:
+            opt["manual_seed"] = 0
+        (_step if opt["is_train"] else _restore)(opt, sets, report)
 
 
-def _dataset(opt: dict, phase: str, report: _Report) -> Dataset | None:
-    from basicsr.data import build_dataset
+def _why_not(sets: list[Dataset | None], problems: list[str], missing: list[str], report: Report) -> str | None:
+    """Why no batch can be put through."""
+    if problems:
+        return "the options are wrong"
+    if None in sets:
+        return "no data"
+    if missing:
+        return "files are missing"
+    return "see the problems above" if report.problems else None
 
+
+def _dataset(opt: dict, phase: str, report: Report) -> Dataset | None:
     where = f"datasets.{phase}"
     if report.touches(where):
         return report.skipped(where, "see the problems above")
     with report.trying(where):
-        dataset = build_dataset(opt["datasets"][phase])
+        dataset = build_set(phase, opt["datasets"][phase])
         report.good(where, f"{len(dataset)} images")
         return dataset
 
 
-def _count_parameters(opt: dict, report: _Report) -> None:
+def _count_parameters(opt: dict, report: Report) -> None:
     networks, problems = build_on_meta(opt)
     for problem in problems:
         if problem not in report.problems:
             report.problem(problem)
     for name, network in networks.items():
-        parts = {key: _millions(part) for key, part in network.named_children()} if opt[name]["type"] == "ITER" else {}
+        parts = {key: _millions(part) for key, part in network.named_children()}
+        parts = parts if 2 <= len(parts) <= 4 else {}  # of more, nobody reads the list
         detail = f" ({', '.join(f'{key} {count}' for key, count in parts.items())})" if parts else ""
         needed = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         if needed > _memory():
@@ -159,71 +157,24 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 
-def _build(where: str, section: dict, build: Callable[[dict], object], report: _Report) -> None:
+def _build(where: str, section: dict, build: Callable[[dict], object], report: Report) -> None:
     with report.trying(where):
         build(section)
         report.good(where, section["type"])
 
 
-def _build_loss(section: dict) -> None:
-    from basicsr.losses import build_loss
-
-    build_loss(section)
-
-
-def _build_metric(section: dict) -> None:
-    # BasicSR's metrics are functions: there is nothing to build.
-    if section["type"] == "pyiqa":
-        from iter_model.pyiqa_metric import build_metric
-
-        build_metric(**{key: value for key, value in section.items() if key != "type"})
-
-
-def _try_batch(
-    opt: dict, datasets: dict[str, Dataset | None], problems: list[str], missing: list[str], report: _Report
-) -> None:
-    sets = [datasets["train"]] if opt["is_train"] else list(datasets.values())
-    if problems:
-        return report.skipped("batch", "the options are wrong")
-    if None in sets:
-        return report.skipped("batch", "no data")
-    if missing:
-        return report.skipped("batch", "files are missing")
-    if report.problems:
-        return report.skipped("batch", "see the problems above")
-    waiting = _waiting_download(opt)
-    if waiting:
-        return report.skipped("batch", f"{waiting} is downloaded by the first run")
-    with report.trying("batch"):
-        opt |= {"num_gpu": min(opt["num_gpu"], 1), "rank": 0, "world_size": 1}
-        if opt["manual_seed"] is None:
-            opt["manual_seed"] = 0
-        (_step if opt["is_train"] else _restore)(opt, sets, report)
-
-
-def _waiting_download(opt: dict) -> str | None:
-    """A released checkpoint that is named in the options and not there yet."""
-    from iter_arch.checkpoint import DOWNLOADS, RELEASED
-
-    named = {str(value) for value in opt["path"].values()}
-    return next((name for name, file in RELEASED.items() if name in named and not (DOWNLOADS / file).exists()), None)
-
-
-def _step(opt: dict, sets: list[Dataset], report: _Report) -> None:
+def _step(opt: dict, sets: list[Dataset], report: Report) -> None:
     """One step of the training on images of its data set."""
-    from basicsr.models import build_model
-    from basicsr.utils.misc import set_random_seed
-
     options, dataset = opt["datasets"]["train"], sets[0]
     size, ratio = options["batch_size_per_gpu"], options.get("dataset_enlarge_ratio", 1)
     if math.ceil(len(dataset) * ratio) < size:
-        raise ValueError(
+        raise OptionProblems(
             f"datasets.train: its {len(dataset)} images do not fill one batch of {size}; lower batch_size_per_gpu, or "
             "raise dataset_enlarge_ratio"
         )
     needed = size * 3 * 4 * (options.get("crop_pad_size") or options.get("gt_size") or 1) ** 2
     if needed > _memory():
-        raise ValueError(
+        raise OptionProblems(
             f"{size} images of datasets.train.gt_size={options.get('gt_size')} need {_gib(needed)}, this machine has "
             f"{_gib(_memory())}; lower batch_size_per_gpu"
         )
@@ -238,18 +189,15 @@ def _step(opt: dict, sets: list[Dataset], report: _Report) -> None:
     seconds = time.perf_counter() - start
     for name, value in log.items():
         if not math.isfinite(value):
-            raise ValueError(f"the loss {name} of the first step is {value}; lower the learning rate or the weights")
+            raise OptionProblems(
+                f"the loss {name} of the first step is {value}; lower the learning rate or the weights"
+            )
     losses = ", ".join(f"{name} {value:.3g}" for name, value in log.items())
     report.good("batch", f"one step of {size} images in {seconds:.1f} s on {model.device}: {losses}")
 
 
-def _restore(opt: dict, sets: list[Dataset], report: _Report) -> None:
+def _restore(opt: dict, sets: list[Dataset], report: Report) -> None:
     """The smallest image of the first data set."""
-    from basicsr.metrics import calculate_metric
-    from basicsr.models import build_model
-    from basicsr.utils import tensor2img
-    from basicsr.utils.misc import set_random_seed
-
     set_random_seed(opt["manual_seed"])
     model = build_model(opt)
     data = default_collate([sets[0][_smallest(sets[0])]])

@@ -1,0 +1,238 @@
+"""Data of a run: sets and loaders from BasicSR's builders, what cannot be read left out, batches fetched ahead."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.prefetch_dataloader import CUDAPrefetcher
+from basicsr.utils import get_root_logger
+from torch.utils.data import DataLoader, Dataset
+
+from basicsr_compat.images import UnreadableImage, printable
+from basicsr_compat.pipeline.check import naming
+from basicsr_compat.pipeline.randomness import ResumableSampler, SeededItems
+from basicsr_compat.pipeline.stops import obeys_its_parent_alone
+from basicsr_compat.schema import OptionProblems
+
+# ------------------------------------------------------------------------------------------- sets
+
+
+def build_set(phase: str, section: dict[str, Any]) -> Dataset:
+    """The data set of a section of the options.
+
+    Raises OptionProblems where it cannot be built, and where it is empty: BasicSR trains on an empty folder for 0
+    iterations and saves, or divides by zero.
+    """
+    where = f"datasets.{phase}"
+    with naming(where, section):
+        dataset = build_dataset(section)
+    if len(dataset) == 0:
+        roots = {key: value for key, value in section.items() if str(key).startswith(("dataroot", "meta_info"))}
+        raise OptionProblems(f"{where} holds no images: {roots}; see datasets/README.md")
+    return dataset
+
+
+# ------------------------------------------------------------------------------------------- training
+
+
+def training_loader(opt: dict[str, Any]) -> tuple[DataLoader, ResumableSampler]:
+    """The loader of datasets.train, whose items are the same after a resume, and its sampler."""
+    section = opt["datasets"]["train"]
+    dataset = build_set("train", section)
+    ratio = section.get("dataset_enlarge_ratio", 1)
+    sampler = ResumableSampler(dataset, opt["world_size"], opt["rank"], ratio)
+    sampler.manual_seed = opt["manual_seed"]
+    # Batches are fetched ahead by `batches`: BasicSR's thread for it hangs where a data set raises.
+    plain = {**section, "prefetch_mode": None}
+    common = {"num_gpu": opt["num_gpu"], "dist": opt["dist"], "sampler": sampler, "seed": opt["manual_seed"]}
+    loader = build_dataloader(SeededItems(dataset), plain, **common)
+    loader.generator = torch.Generator()  # of the workers' seeds; the global one is the training's
+    loader.worker_init_fn = obeys_its_parent_alone(loader.worker_init_fn)
+    if len(loader) == 0:
+        raise OptionProblems(
+            f"datasets.train: its {len(dataset)} images do not fill one batch of {loader.batch_size} on each of "
+            f"{opt['world_size']} processes; lower batch_size_per_gpu, or raise dataset_enlarge_ratio"
+        )
+    total = opt["train"]["total_iter"]
+    get_root_logger().info(
+        f"Training statistics:\n\tNumber of train images: {len(dataset)}\n\tDataset enlarge ratio: {ratio}"
+        f"\n\tBatch size per gpu: {section['batch_size_per_gpu']}\n\tWorld size (gpu number): {opt['world_size']}"
+        f"\n\tIterations per epoch: {len(loader)}\n\tTotal epochs: {math.ceil(total / len(loader))}; iters: {total}."
+    )
+    return loader, sampler
+
+
+def batches(loader: DataLoader, opt: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The batches of an epoch, fetched ahead as datasets.train.prefetch_mode says; to be closed where it is left."""
+    section = opt["datasets"]["train"]
+    mode = section.get("prefetch_mode")
+    if mode == "cpu" and loader.num_workers > 0:  # without workers its draws would mix with the training's
+        thread = PrefetchThread(loader, section.get("num_prefetch_queue", 1))
+        try:
+            yield from thread
+        finally:
+            thread.stop()
+    elif mode == "cuda":
+        prefetcher = CUDAPrefetcher(loader, opt)
+        while (batch := prefetcher.next()) is not None:
+            yield batch
+    else:
+        yield from loader
+
+
+class PrefetchThread(threading.Thread):
+    """Fetches batches ahead.
+
+    BasicSR's ends at an exception in the data set, and the training waits for it for ever; it also outlives its loop,
+    an epoch's thread and workers each, and now and then aborts the process at its exit.
+    """
+
+    def __init__(self, loader: DataLoader, size: int) -> None:
+        super().__init__(daemon=True)
+        self.loader: DataLoader | None = loader
+        self.queue: queue.Queue = queue.Queue(size)
+        self._stopping = threading.Event()
+        atexit.register(self.stop)
+        self.start()
+
+    def run(self) -> None:
+        last: Any = None
+        try:
+            for batch in self.loader:
+                if not self._hand_over(batch):
+                    break
+        except BaseException as error:
+            last = _Failed(error)
+        self.loader = None  # ends the loader's workers
+        self._hand_over(last)
+
+    def _hand_over(self, batch: Any) -> bool:
+        while not self._stopping.is_set():
+            with contextlib.suppress(queue.Full):
+                self.queue.put(batch, timeout=0.1)
+                return True
+        return False
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self.join(timeout=60)  # no longer than a sick file system deserves
+        atexit.unregister(self.stop)
+
+    def __iter__(self) -> Iterator[Any]:
+        while (batch := self.queue.get()) is not None:
+            if isinstance(batch, _Failed):
+                raise batch.error
+            yield batch
+
+
+class _Failed:
+    """An exception on its way from the thread to the training."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def name_replaced_images(dataset: Dataset, world_size: int) -> None:
+    """Say at a training's end which photos a data set could not read and replaced; before, each rank names its own."""
+    own = list(getattr(dataset, "unreadable", ()))
+    parts = [own]
+    if world_size > 1:
+        parts = [[] for _ in range(world_size)]
+        torch.distributed.all_gather_object(parts, own)
+    paths = sorted({path for part in parts for path in part})
+    if paths:
+        shown = ", ".join(map(printable, paths[:10])) + (", ..." if len(paths) > 10 else "")
+        get_root_logger().warning(
+            f"{len(paths)} of {len(dataset)} training images could not be read and were replaced: {shown}"
+        )
+
+
+# ------------------------------------------------------------------------------------------- validation and test
+
+
+def validation_loader(phase: str, opt: dict[str, Any], check_stop: Callable[[], None] | None = None) -> ReadableLoader:
+    """The loader of one of the options' sets for validation or test; check_stop: see ReadableLoader."""
+    section = opt["datasets"][phase]
+    dataset = build_set(phase, section)
+    get_root_logger().info(f"Number of images in {section['name']}: {len(dataset)}")
+    return ReadableLoader(build_dataloader(dataset, section), check_stop)
+
+
+class ReadableItems(Dataset):
+    """Items of a validation or test set; instead of one that cannot be used, {"unreadable": why}."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.scale = getattr(dataset, "opt", {}).get("scale")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            item = self.dataset[index]
+        except (UnreadableImage, OSError) as error:
+            return {"unreadable": str(error)}
+        path = item.get("lq_path", "")
+        if isinstance(path, str) and not path.isprintable():
+            return {"unreadable": f"{path} has a name that cannot be printed: rename it"}
+        if self.scale and "lq" in item and "gt" in item:
+            expected, size = ([side * self.scale for side in item["lq"].shape[-2:]], [*item["gt"].shape[-2:]])
+            if expected != size:
+                return {
+                    "unreadable": f"{item['gt_path']} has {size[0]}x{size[1]} pixels, but must have "
+                    f"{expected[0]}x{expected[1]}, {self.scale} times those of {item['lq_path']}"
+                }
+        return item
+
+
+class ReadableLoader:
+    """A loader of single images for validation and test without those that cannot be used.
+
+    BasicSR's validation ends at the first image that cannot be read.
+
+    Attributes:
+        skipped: why images were left out so far.
+        check_stop: called before every image; raises to end the validation there.
+    """
+
+    def __init__(self, loader: DataLoader, check_stop: Callable[[], None] | None = None) -> None:
+        self.dataset, self.num_workers = loader.dataset, loader.num_workers
+        self.items = ReadableItems(loader.dataset)
+        self.skipped: list[str] = []
+        self.check_stop = check_stop or (lambda: None)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        readable = False
+        for data in DataLoader(self.items, batch_size=1):
+            self.check_stop()
+            if "unreadable" in data:
+                self.skip(data["unreadable"][0])
+            else:
+                readable = True
+                yield data
+        if not readable:
+            name = getattr(self.dataset, "opt", {}).get("name", "the set")
+            raise UnreadableImage(f"none of the {len(self)} images of {name} can be read")
+
+    def skip(self, reason: str) -> None:
+        """Leave an image out: name it in the log, and count it."""
+        get_root_logger().error(f"left out: {printable(reason)}")
+        self.skipped.append(reason)
+
+
+def readable(loader: DataLoader | ReadableLoader) -> ReadableLoader:
+    """The loader that leaves out what cannot be used, also where BasicSR's own loop hands over a plain one."""
+    return loader if isinstance(loader, ReadableLoader) else ReadableLoader(loader)

@@ -1,0 +1,144 @@
+"""Several processes that train together: started by torchrun or SLURM, and whose fault it is where one fails."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import random
+import subprocess
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.misc import set_random_seed
+
+from basicsr_compat.schema import OptionProblems, Positive, Rule, format_error, read_section
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessGroupOptions:
+    """Section dist_params.
+
+    backend: of torch.distributed; on a CPU always gloo.
+    port: at which SLURM's processes meet; by default MASTER_PORT, or one made of the job's number.
+    timeout: seconds for which a rank waits for the others before it takes them for stuck and ends the run.
+    """
+
+    backend: str = "nccl"
+    port: Annotated[int, Rule("from 1 to 65535", lambda value: 1 <= value <= 65535)] | None = None
+    timeout: Positive = 1800
+
+
+def join(opt: dict[str, Any], launcher: str) -> None:
+    """Join the other processes of a run, and seed this one.
+
+    Completes the options by rank, world_size, and a manual_seed where the yml has none, the same on all ranks;
+    manual_seed_drawn says so.
+
+    BasicSR ignores `dist_params` under torchrun, seeds before it reads `--force_yml manual_seed=`, and draws a seed
+    that the yml lacks on every rank anew.
+    """
+    if opt["dist"]:
+        init_process_group(launcher, opt.get("dist_params") or {}, on_gpu=opt["num_gpu"] != 0)
+    opt["rank"], opt["world_size"] = get_dist_info()
+    if opt["manual_seed"] is None:
+        seed = [random.randint(1, 10000)]
+        if opt["dist"]:
+            torch.distributed.broadcast_object_list(seed)
+        opt["manual_seed"], opt["manual_seed_drawn"] = seed[0], True
+    set_random_seed(opt["manual_seed"] + opt["rank"])
+
+
+def leave() -> None:
+    """Leave the other processes after a run that did not fail: of one that did, NCCL would wait for ranks that are
+    gone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def init_process_group(launcher: str, section: dict[str, Any], on_gpu: bool) -> None:
+    """Make the default process group.
+
+    Args:
+        launcher: pytorch (torchrun) or slurm (srun).
+        section: see ProcessGroupOptions.
+        on_gpu: whether the processes have GPUs.
+    """
+    settings = read_section(ProcessGroupOptions, section, "dist_params")
+    if launcher == "slurm":
+        _translate_slurm(settings.port)
+    elif "RANK" not in os.environ:
+        raise OptionProblems(
+            "--launcher pytorch needs the environment that torchrun makes: "
+            "torchrun --nproc_per_node=2 --no-python basicsr train -opt X.yml --launcher pytorch"
+        )
+    backend = settings.backend if on_gpu else "gloo"
+    if on_gpu:
+        local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    timeout = datetime.timedelta(seconds=settings.timeout)
+    store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=timeout))
+    # After a restart by torchrun the store still has the addresses of the processes that died.
+    store = torch.distributed.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def _translate_slurm(port: int | None) -> None:
+    """Make of SLURM's environment torchrun's. BasicSR's hands the list of nodes to a shell, whatever is in it."""
+    environment = os.environ
+    missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if name not in environment]
+    if missing:
+        raise OptionProblems(
+            f"--launcher slurm needs {missing[0]}, which srun sets: "
+            "srun --ntasks=2 basicsr train -opt X.yml --launcher slurm"
+        )
+    if "MASTER_ADDR" not in environment:
+        command = ["scontrol", "show", "hostnames", environment["SLURM_NODELIST"]]
+        try:
+            listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+            environment["MASTER_ADDR"] = listed.stdout.split()[0]
+        except (OSError, subprocess.SubprocessError, IndexError) as error:
+            raise OptionProblems(
+                f"--launcher slurm: `{' '.join(command)}` does not say which node is the first "
+                f"({format_error(error)}); set the environment variable MASTER_ADDR to that node's name"
+            ) from error
+    if port is not None:
+        environment["MASTER_PORT"] = str(port)
+    elif "MASTER_PORT" not in environment:
+        # Below the ports that systems hand out by themselves, and two jobs on a node rarely meet.
+        environment["MASTER_PORT"] = str(20000 + int(environment.get("SLURM_JOB_ID", 0)) % 10000)
+    environment["RANK"] = environment["SLURM_PROCID"]
+    environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+    environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", environment["SLURM_PROCID"])
+
+
+def key_value_store() -> torch.distributed.Store:
+    """The key-value store by which the processes of a run have met."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def failed_elsewhere(error: Exception) -> str | None:
+    """One line that says which rank's fault `error` is; None where it is this one's, whose message is the one to read.
+
+    The first rank that fails by a fault of its own tells the others so, before its connections close and they fail too.
+    """
+    rank, world_size = get_dist_info()
+    if world_size == 1:
+        return None
+    # Gloo's errors are plain RuntimeErrors.
+    connection = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+    first = b""
+    with contextlib.suppress(RuntimeError):  # the store is gone where its process is
+        store = key_value_store()
+        if not connection:
+            first = store.compare_set("failed_rank", "", str(rank))
+        elif store.check(["failed_rank"]):
+            first = store.get("failed_rank")
+    if first and int(first) != rank:
+        return f"rank {rank} ends because rank {int(first)} failed"
+    if connection:
+        reason = format_error(error)
+        return f"rank {rank} ends because another rank died, or did not answer within dist_params.timeout ({reason})"
+    return None

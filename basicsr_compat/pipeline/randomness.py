@@ -1,0 +1,112 @@
+"""Random numbers of a run: seeds, the global generators, and training items that are the same after a resume.
+
+What a training item is, is a function of (manual_seed, epoch, position in the epoch's order), whatever process makes
+it: `ResumableSampler` hands out (index, seed), `SeededItems` draws the item from it. Our models draw from generators
+that they seed anew by (manual_seed, rank, iteration) in every iteration, with `derive_seed`. What is left as state, the
+global generators among it, is in the `.state` file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr.data.data_sampler import EnlargedSampler
+
+
+def derive_seed(purpose: str, *numbers: int) -> int:
+    """A seed in [0, 2^32) for a purpose, from whole numbers >= 0, each of which changes it: NumPy's SeedSequence."""
+    return int(np.random.SeedSequence([zlib.crc32(purpose.encode()), *numbers]).generate_state(1)[0])
+
+
+def random_state() -> dict[str, Any]:
+    """State of the global generators of Python, NumPy and torch, as tensors and plain containers."""
+    kind, keys, *rest = np.random.get_state()
+    state = {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the global generators back into a state of `random_state`, wherever its tensors were loaded to."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+@contextlib.contextmanager
+def global_randomness_kept() -> Iterator[None]:
+    """Put the states of the global generators back after a block."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
+@contextlib.contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Run a block with the global CPU generators seeded, and put their states back after it.
+
+    BasicSR's data sets and degradations draw from the global generators.
+    """
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+
+
+class ResumableSampler(EnlargedSampler):
+    """BasicSR's sampler, which hands out (index, seed) for `SeededItems` and can start within an epoch.
+
+    BasicSR's resume replays the interrupted epoch from its start.
+    """
+
+    manual_seed = 0
+    resumed_epoch, resumed_at = 0, 0
+
+    def resume(self, epoch: int, position: int) -> None:
+        """Leave out the first `position` samples, of all ranks, in the order of `epoch`; nothing is read for it."""
+        self.resumed_epoch, self.resumed_at = epoch, position
+
+    @property
+    def start(self) -> int:
+        """Samples of all ranks that the present epoch leaves out."""
+        return self.resumed_at if self.epoch == self.resumed_epoch else 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        indices = list(super().__iter__())
+        for position in range(math.ceil(self.start / self.num_replicas), len(indices)):
+            # Of the position in the order of all ranks: the same samples whatever the number of ranks or workers.
+            place = position * self.num_replicas + self.rank
+            yield indices[position], derive_seed("item", self.manual_seed, self.epoch, place)
+
+
+class SeededItems(torch.utils.data.Dataset):
+    """Items of any training set, each drawn from global generators seeded by the sampler for it alone."""
+
+    def __init__(self, dataset: torch.utils.data.Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index_and_seed: tuple[int, int]):
+        index, seed = index_and_seed
+        with seeded_globals(seed):
+            return self.dataset[index]

@@ -1,0 +1,157 @@
+"""What `install_pipeline` puts in the place of BasicSR's own, in one table; the loops themselves are in loop.py."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import METRIC_REGISTRY
+
+from basicsr_compat.images import UnreadableImage, decode_image, printable
+from basicsr_compat.patching import Repair
+from basicsr_compat.pipeline import checkpoints
+from basicsr_compat.schema import OptionProblems, nearest
+
+
+class NamedBytes(bytes):
+    """The content of a file, and where it is from."""
+
+    path = "the image"
+
+
+def naming_get(get: Callable[..., Any]) -> Callable[..., Any]:
+    """FileClient.get whose bytes know their file; of what an LMDB does not have, none."""
+
+    @functools.wraps(get)
+    def get_named(self, filepath, *args, **kwargs):
+        named = NamedBytes(get(self, filepath, *args, **kwargs) or b"")
+        named.path = str(filepath)
+        return named
+
+    return get_named
+
+
+def imfrombytes(content: bytes, flag: str = "color", float32: bool = False) -> np.ndarray:
+    """A decoded image file, (h, w, 3) BGR or (h, w) gray; float32 in [0, 1] where asked. Raises UnreadableImage."""
+    flags = {"color": cv2.IMREAD_COLOR, "grayscale": cv2.IMREAD_GRAYSCALE, "unchanged": cv2.IMREAD_UNCHANGED}[flag]
+    try:
+        image = decode_image(content, flags)
+    except UnreadableImage as error:
+        path = printable(getattr(content, "path", NamedBytes.path))
+        raise UnreadableImage(f"{path} cannot be read: {error}") from error
+    return image.astype(np.float32) / 255.0 if float32 else image
+
+
+def sorted_scandir(scandir: Callable[..., Any]) -> Callable[..., Any]:
+    """The same files in the order of their names."""
+
+    @functools.wraps(scandir)
+    def scandir_in_order(dir_path, suffix=None, recursive=False, full_path=False):
+        return iter(sorted(scandir(dir_path, suffix=suffix, recursive=recursive, full_path=full_path)))
+
+    return scandir_in_order
+
+
+def quiet_get(get: Callable[..., Any]) -> Callable[..., Any]:
+    """Registry.get that prints nothing, and names the nearest known name."""
+
+    @functools.wraps(get)
+    def get_quietly(self, name, suffix="basicsr"):
+        for key in (name, f"{name}_{suffix}"):
+            if key in self:
+                return self._obj_map[key]
+        raise KeyError(f"no object named {name!r} in the {self._name!r} registry{nearest(name, self.keys())}")
+
+    return get_quietly
+
+
+def needing_ground_truth(calculate: Callable[..., Any]) -> Callable[..., Any]:
+    """calculate_metric that says so where a metric against the ground truth meets images that have none."""
+
+    @functools.wraps(calculate)
+    def calculate_metric(data, opt):
+        parameter = inspect.signature(METRIC_REGISTRY.get(opt["type"])).parameters.get("img2")
+        if "img2" not in data and parameter is not None and parameter.default is inspect.Parameter.empty:
+            raise OptionProblems(
+                f"metric {opt['type']} compares with the ground truth, which this dataset does not have; set its "
+                "dataroot_gt, or take the metric out of val.metrics"
+            )
+        return calculate(data, opt)
+
+    return calculate_metric
+
+
+def nan_where_undefined(niqe: Callable[..., float]) -> Callable[..., float]:
+    """NIQE that is NaN where there are not two textured blocks."""
+
+    @functools.wraps(niqe)
+    def niqe_or_nan(img, *args, block_size_h=96, block_size_w=96, **kwargs):
+        if img.ndim == 2 and (img.shape[0] // block_size_h) * (img.shape[1] // block_size_w) >= 2:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # means and covariances of nothing
+                try:
+                    return niqe(img, *args, block_size_h=block_size_h, block_size_w=block_size_w, **kwargs)
+                except np.linalg.LinAlgError:
+                    pass
+        get_root_logger().warning(f"NIQE is undefined (NaN) for a flat image and for one of shape {img.shape}")
+        return float("nan")
+
+    return niqe_or_nan
+
+
+def _replace(target: str, replacement: Callable[[Any], Any], reason: str) -> Repair:
+    return Repair(target=target, is_broken=lambda current: True, replacement=replacement, reason=reason)
+
+
+def _by(function: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda current: function
+
+
+REPLACEMENTS = (
+    _replace(
+        "basicsr.models.base_model:BaseModel.save_network",
+        _by(checkpoints.save_network),
+        "writes in place, and goes on where the disk is full",
+    ),
+    _replace(
+        "basicsr.models.base_model:BaseModel.save_training_state",
+        _by(checkpoints.save_training_state),
+        "forgets the best metrics, the place in the epoch and all random generators",
+    ),
+    _replace(
+        "basicsr.models.base_model:BaseModel.resume_training",
+        _by(checkpoints.resume_training),
+        "forgets the same, and goes on with the state's learning rates where the options have others",
+    ),
+    _replace(
+        "basicsr.models.base_model:BaseModel.load_network",
+        _by(checkpoints.load_network),
+        "may run code, and takes `params` where the asked param_key is not there",
+    ),
+    _replace(
+        "basicsr.utils.file_client:FileClient.get", naming_get, "its bytes do not say which file cannot be decoded"
+    ),
+    _replace(
+        "basicsr.utils.img_util:imfrombytes",
+        _by(imfrombytes),
+        "makes of half a file a gray photo, and of none an AttributeError that names no file",
+    ),
+    _replace(
+        "basicsr.utils.misc:scandir",
+        sorted_scandir,
+        "lists in the order of the file system: the same seed trains differently on another disk",
+    ),
+    _replace("basicsr.utils.registry:Registry.get", quiet_get, "prints of names that it finds, and hints at none"),
+    _replace(
+        "basicsr.metrics:calculate_metric", needing_ground_truth, "is a TypeError about `img2` without ground truth"
+    ),
+    _replace(
+        "basicsr.metrics.niqe:niqe", nan_where_undefined, "ends in an error of linear algebra on small or flat images"
+    ),
+)

@@ -1,0 +1,131 @@
+"""Signals: SIGTERM and Ctrl-C end a training after its running iteration, on all ranks after the same one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from basicsr_compat.pipeline.distributed import key_value_store
+
+
+class ValidationStopped(Exception):
+    """A signal came during a validation, whose rest is left out."""
+
+
+class Stop(NamedTuple):
+    """The last iteration of a training, and the signal that asked for it."""
+
+    iteration: int
+    signal: int
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.signal).name
+
+
+class Stops:
+    """What signals ask of this process's run, and what all ranks have agreed on."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None  # that this process got
+        self.iteration: int | None = None  # that runs, or ran last; None: none has begun
+        self.agreed: Stop | None = None
+        self._world_size, self._accumulate, self._ahead = 1, 1, 0
+
+    def coordinate(self, world_size: int, accumulate: int, ahead: int) -> None:
+        """Say what a common stop depends on.
+
+        Args:
+            accumulate: iterations between two in which the ranks synchronize their gradients.
+            ahead: iterations by which a process runs ahead of its device.
+        """
+        self._world_size, self._accumulate, self._ahead = world_size, accumulate, ahead
+
+    def wanted(self) -> bool:
+        """Whether any rank got a signal after its first iteration began; then `agreed` is set, the same on all."""
+        if self.agreed is not None or self.iteration is None:
+            return self.agreed is not None
+        if self._world_size == 1:
+            if self.signal is not None:
+                self.agreed = Stop(self.iteration, self.signal)
+            return self.agreed is not None
+        # No collective, which a GPU would wait for: one look into the launcher's key-value store.
+        store, key = key_value_store(), "basicsr/stop"
+        if self.signal is not None:
+            proposal = f"{self._common_iteration()} {self.signal}"
+            self.agreed = Stop(*map(int, store.compare_set(key, "", proposal).split()))
+        elif store.check([key]):
+            self.agreed = Stop(*map(int, store.get(key).split()))
+        return self.agreed is not None
+
+    def _common_iteration(self) -> int:
+        """An iteration that no rank can have ended: the next whose gradients are synchronized."""
+        return ((self.iteration + self._ahead) // self._accumulate + 1) * self._accumulate
+
+    def due(self) -> bool:
+        """Whether the training ends after the iteration that ran last."""
+        return self.wanted() and self.iteration >= self.agreed.iteration
+
+    def check(self) -> None:
+        """Raise ValidationStopped where a stop is wanted."""
+        if self.wanted():
+            raise ValidationStopped
+
+    def exit_code(self) -> int:
+        """128 + the number of the signal that ended the run, or cut it short; 0 where none did."""
+        return 0 if self.agreed is None else 128 + self.agreed.signal
+
+
+@contextlib.contextmanager
+def orderly_stops() -> Iterator[Stops]:
+    """Within this block SIGTERM and Ctrl-C end a training after its running iteration; a second one ends it at once.
+
+    Where no iteration has begun they raise SystemExit and KeyboardInterrupt, which lets a failed start clean up.
+    """
+    stops = Stops()
+
+    def handle(number, frame):
+        if stops.iteration is None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            sys.exit(128 + number)
+        stops.signal = number
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+
+    # What is ignored stays so: nohup's, and Ctrl-C's in a shell's background.
+    asked = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, handle) for each in asked}
+    try:
+        yield stops
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def obeys_its_parent_alone(init: Callable[[int], None] | None) -> Callable[[int], None]:
+    """A DataLoader's worker_init_fn, before `init`, for workers that only their parent may end.
+
+    Ctrl-C and a launcher's SIGTERM reach the workers too, and the training's last iteration still needs them.
+    """
+
+    def init_worker(worker_id: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "sigwaitinfo"):  # not on macOS
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            threading.Thread(target=_wait_for_parents_signal, args=(os.getppid(),), daemon=True).start()
+        if init is not None:
+            init(worker_id)
+
+    return init_worker
+
+
+def _wait_for_parents_signal(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)  # as the handler of PyTorch that this takes the place of
