@@ -33,8 +33,9 @@ _MOST_OPTIONS, _DEEPEST = 100_000, 50
 
 def read_yml(path: str) -> tuple[dict, list[str]]:
     """The content of an option file, and what of it YAML reads otherwise than it looks."""
-    loader = OptionLoader(_read_text(path))
+    text = _read_text(path)
     try:
+        loader = OptionLoader(text)
         node = loader.get_single_node()
         problems = [*_repeated_keys(node), *_misread_names(loader, node)]
         opt = loader.construct_document(node) if node is not None else None

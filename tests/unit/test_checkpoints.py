@@ -3,11 +3,7 @@
 import builtins
 import os
 import random
-import signal
-import subprocess
-import time
 
-import basicsr.train
 import numpy as np
 import pytest
 import torch
@@ -16,7 +12,9 @@ from small_models import sr_options
 
 from basicsr_compat.files import atomic_save
 from basicsr_compat.pipeline import checkpoints
-from basicsr_compat.pipeline.checkpoints import ResumableSampler, SeededItems, derive_seed, load_resume_state
+from basicsr_compat.pipeline.best import save_best
+from basicsr_compat.pipeline.checkpoints import load_resume_state, progress_of
+from basicsr_compat.schema import OptionProblems
 
 
 def options(folder, **changes):
@@ -28,14 +26,6 @@ def options(folder, **changes):
 @pytest.fixture
 def model(tmp_path):
     return SRModel(options(tmp_path))
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """A training of its own, whatever other tests left behind."""
-    run = checkpoints.Run()
-    monkeypatch.setattr(checkpoints, "run", run)
-    return run
 
 
 @pytest.fixture
@@ -112,21 +102,22 @@ def test_old_checkpoints_are_removed_and_the_best_is_kept(model, tmp_path):
 
 
 @pytest.mark.parametrize(("better", "kept"), [("higher", 2), ("lower", 1)])
-def test_the_best_weights_by_the_key_metric_are_saved(model, tmp_path, run, better, kept):
-    run.watch(model)
+def test_the_best_weights_by_the_key_metric_are_saved(model, tmp_path, better, kept):
     model.opt["val"]["metrics"]["psnr"]["better"] = better
     for iteration, value in enumerate([20.0, 25.0, float("nan"), 22.0], start=1):
         with torch.no_grad():
             model.net_g.conv_first.bias.fill_(iteration)
-        run.validate(lambda *args, value=value: setattr(model, "metric_results", {"psnr": value}), None, iteration)
+        model.metric_results = {"psnr": value}
+        save_best(model, model.opt["val"], iteration)
     best = torch.load(tmp_path / "net_g_best.pth", weights_only=True)["params"]["conv_first.bias"]
-    assert (best == kept).all() and run.best == {"metric": "psnr", "value": [20.0, 25.0][kept - 1], "iter": kept}
+    assert (best == kept).all()
+    assert progress_of(model).best == {"metric": "psnr", "value": [20.0, 25.0][kept - 1], "iter": kept}
 
 
 # ------------------------------------------------------------------------------------------- resuming
 
 
-def test_a_saved_model_is_resumed_with_its_best_metrics_and_generators(model, tmp_path, run):
+def test_a_saved_model_is_resumed_with_its_best_metrics_and_generators(model, tmp_path):
     model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
     model.optimize_parameters(1)
     best = {"set": {"psnr": {"better": "higher", "val": np.float64(31.5), "iter": 1}}}
@@ -136,7 +127,7 @@ def test_a_saved_model_is_resumed_with_its_best_metrics_and_generators(model, tm
 
     opt = options(tmp_path)
     opt["path"]["resume_state"] = str(tmp_path / "1.state")
-    state = basicsr.train.load_resume_state(opt)
+    state = load_resume_state(opt)
     resumed = SRModel(opt)
     resumed.resume_training(state)
     assert (random.random(), np.random.rand(), torch.rand(())) == expected
@@ -147,7 +138,7 @@ def test_a_saved_model_is_resumed_with_its_best_metrics_and_generators(model, tm
 
 
 @pytest.mark.parametrize("harm", ["truncated state", "truncated network", "changed network", "missing network"])
-def test_auto_resume_takes_the_newest_whole_checkpoint(model, tmp_path, run, capsys, monkeypatch, harm):
+def test_auto_resume_takes_the_newest_whole_checkpoint(model, tmp_path, capsys, monkeypatch, harm):
     for iteration in (9, 10, 2):
         model.save(0, iteration)
     for name in ("11.state.tmp", "net_g_11.pth.tmp"):
@@ -168,16 +159,16 @@ def test_auto_resume_takes_the_newest_whole_checkpoint(model, tmp_path, run, cap
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_damaged_state_that_was_asked_for_is_refused(model, tmp_path, run):
+def test_a_damaged_state_that_was_asked_for_is_refused(model, tmp_path):
     model.save(0, 3)
     (tmp_path / "net_g_3.pth").unlink()
     opt = options(tmp_path)
     opt["path"]["resume_state"] = str(tmp_path / "3.state")
-    with pytest.raises(FileNotFoundError, match=r"path\.resume_state=.*net_g_3\.pth is missing"):
+    with pytest.raises(OptionProblems, match=r"path\.resume_state=.*net_g_3\.pth is missing"):
         load_resume_state(opt)
 
 
-def test_a_state_of_an_earlier_version_resumes_with_a_warning(model, tmp_path, run, capsys):
+def test_a_state_of_an_earlier_version_resumes_with_a_warning(model, tmp_path, capsys):
     model.save(0, 3)
     state = torch.load(tmp_path / "3.state", weights_only=True)
     old = {key: state[key] for key in ("epoch", "iter", "optimizers", "schedulers")}
@@ -189,7 +180,7 @@ def test_a_state_of_an_earlier_version_resumes_with_a_warning(model, tmp_path, r
     assert load_resume_state(options(tmp_path, auto_resume=True)) is None
 
 
-def test_a_seed_that_was_drawn_is_kept(model, tmp_path, run):
+def test_a_seed_that_was_drawn_is_kept(model, tmp_path):
     model.opt["manual_seed"] = 77
     model.save(0, 3)
     opt = options(tmp_path, auto_resume=True, manual_seed=5, manual_seed_drawn=True)
@@ -198,117 +189,3 @@ def test_a_seed_that_was_drawn_is_kept(model, tmp_path, run):
     opt = options(tmp_path, auto_resume=True, manual_seed=5)
     load_resume_state(opt)
     assert opt["manual_seed"] == 5
-
-
-# ------------------------------------------------------------------------------------------- data
-
-
-class Draws(torch.utils.data.Dataset):
-    """Items that draw from all three global generators, as those of BasicSR's data sets do."""
-
-    def __len__(self):
-        return 7
-
-    def __getitem__(self, index):
-        return torch.tensor([index, random.random(), np.random.rand(), torch.rand(()).item()], dtype=torch.float64)
-
-
-def items(ranks, rank, epoch, start=0, workers=0, manual_seed=0):
-    """Items of a rank in an epoch that starts after `start` samples."""
-    sampler = ResumableSampler(Draws(), ranks, rank, 3)
-    sampler.manual_seed = manual_seed
-    sampler.resume(1, start)
-    sampler.set_epoch(epoch)
-    return list(
-        torch.utils.data.DataLoader(SeededItems(Draws()), sampler=sampler, num_workers=workers, batch_size=None)
-    )
-
-
-def test_an_epoch_goes_on_where_it_stopped():
-    whole = items(1, 0, epoch=1)
-    assert len(whole) == 21 and len({tuple(item.tolist()) for item in whole}) == 21
-    for start, workers in ((0, 2), (1, 0), (20, 0), (21, 0)):
-        rest = items(1, 0, 1, start, workers)
-        assert len(rest) == 21 - start and all(map(torch.equal, rest, whole[start:]))
-    assert len(items(1, 0, epoch=2, start=20)) == 21  # the next epoch is a whole one
-    assert not torch.equal(items(1, 0, epoch=2)[0], whole[0])
-    assert not torch.equal(items(1, 0, epoch=1, manual_seed=1)[0], whole[0])
-
-
-def test_ranks_share_the_samples_of_one():
-    whole = items(1, 0, epoch=1)
-    of_ranks = [items(3, rank, epoch=1) for rank in range(3)]
-    assert all(map(torch.equal, whole, [item for turn in zip(*of_ranks, strict=True) for item in turn]))
-    assert [len(items(3, rank, 1, start=12)) for rank in range(3)] == [3, 3, 3]
-
-
-def test_items_leave_the_generators_of_the_process_alone():
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    SeededItems(Draws())[0, 5]
-    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-
-
-def test_seeds_depend_on_every_number():
-    seeds = [derive_seed("a", *numbers) for numbers in ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 2), (0, 0, 400_000))]
-    seeds.append(derive_seed("b", 0, 0, 1))
-    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**32 for seed in seeds)
-
-
-# ------------------------------------------------------------------------------------------- signals
-
-
-@pytest.fixture
-def obeyed():
-    """SIGINT, which a shell has its background jobs ignore, is as Python has it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_first_iteration_is_an_exception(number, obeyed):
-    with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
-        with checkpoints.orderly_stops():
-            signal.raise_signal(number)
-
-
-def test_a_second_signal_is_not_waited_for_and_handlers_are_put_back(obeyed):
-    before = signal.getsignal(signal.SIGTERM)
-    with checkpoints.orderly_stops() as run:
-        run.iteration = 3
-        signal.raise_signal(signal.SIGTERM)
-        assert run.signal == signal.SIGTERM
-        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGTERM) == before
-    run.__init__()
-
-
-def test_what_is_ignored_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with checkpoints.orderly_stops():
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class Slow(torch.utils.data.Dataset):
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index_and_seed):
-        time.sleep(0.5)
-        return os.getpid()
-
-
-def test_a_worker_obeys_signals_of_its_parent_alone():
-    loader = checkpoints.seeded_loader(lambda dataset, opt: torch.utils.data.DataLoader(Slow(), num_workers=1))
-    items = iter(loader(Slow(), {"phase": "train", "num_worker_per_gpu": 1}))
-    worker = next(items).item()
-    for number in ("TERM", "INT"):
-        subprocess.run(["kill", f"-{number}", str(worker)], check=True)
-    assert next(items).item() == worker
-    process = items._workers[0]
-    process.terminate()
-    process.join(timeout=30)
-    assert process.exitcode == 0

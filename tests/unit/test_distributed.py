@@ -1,9 +1,15 @@
-"""How ranks find each other, and whose fault an error is; no process is started."""
+"""How ranks find each other, on SLURM and under torchrun; no process is started."""
 
+import math
 import os
+import random
+import socket
 
 import pytest
 import torch
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.misc import set_random_seed
+from small_models import sr_options
 
 from basicsr_compat.pipeline import distributed
 
@@ -80,3 +86,53 @@ def test_the_timeout_is_half_an_hour_or_what_the_yml_says(slurm):
 def test_impossible_settings_are_refused(slurm, settings, message):
     with pytest.raises(ValueError, match=message):
         slurm(**settings)
+
+
+@pytest.fixture
+def one_process_group(monkeypatch):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    for key, value in {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }.items():
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def test_a_process_group_and_its_models_run_on_a_cpu(one_process_group, tmp_path):
+    start_method = torch.multiprocessing.get_start_method(allow_none=True)
+    distributed.init_process_group("pytorch", {"backend": "nccl", "port": 29500}, on_gpu=False)
+    assert torch.distributed.get_backend() == "gloo"
+    assert torch.multiprocessing.get_start_method(allow_none=True) == start_method
+
+    model = SRModel(sr_options(tmp_path, dist=True))
+    assert isinstance(model.net_g, torch.nn.parallel.DistributedDataParallel)
+    model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
+    model.optimize_parameters(1)
+    assert math.isfinite(model.get_current_log()["l_pix"])
+
+
+def test_the_launcher_says_that_it_needs_torchrun(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node"):
+        distributed.init_process_group("pytorch", {}, on_gpu=False)
+
+
+@pytest.mark.parametrize("seed", [7, None])
+def test_a_run_is_seeded_by_its_options_or_by_a_seed_that_is_drawn_and_noted(seed):
+    opt = {"dist": False, "manual_seed": seed}
+    distributed.join(opt, "none")
+    assert (opt["rank"], opt["world_size"]) == (0, 1)
+    assert opt["manual_seed"] == seed if seed else 1 <= opt["manual_seed"] <= 10000
+    assert opt.get("manual_seed_drawn", False) == (seed is None)
+    drawn = torch.rand(()), random.random()
+    set_random_seed(opt["manual_seed"])
+    assert drawn == (torch.rand(()), random.random())
