@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -21,8 +20,10 @@ from iter_arch.checkpoint import load_strictly, read_checkpoint
 from iter_arch.color import low_frequencies
 from iter_arch.iter_arch import ITER
 from iter_arch.sampling import Pieces, make_generators, sample
+from iter_model.adversarial import AdversarialMixin
 from iter_model.iter_model import ITERModel
-from iter_model.options import DecoderTrainOptions, gan_problems
+from iter_model.option_rules import gan_problems
+from iter_model.options import DecoderTrainOptions
 
 
 class TrainedDecoder(nn.Module):
@@ -44,7 +45,7 @@ class Decoded(NamedTuple):
 
 
 @MODEL_REGISTRY.register()
-class DecoderModel(ITERModel):
+class DecoderModel(AdversarialMixin, ITERModel):
     """Trains D_H of a whole ITER on f * expected + (1 - f) * token codes, with f, tokens and degradation at random.
 
     The color correction of `val` is in the loop where it is `wavelet`: what will be replaced costs nothing.
@@ -56,7 +57,6 @@ class DecoderModel(ITERModel):
 
     train_options = DecoderTrainOptions
     trained_part = TrainedDecoder
-    further_networks = ("network_d",)
     path_keys = ("pretrain_network_iter",)
 
     @classmethod
@@ -79,16 +79,22 @@ class DecoderModel(ITERModel):
 
     def load_networks(self) -> None:
         """See `ITERModel`."""
-        path = self.opt["path"]
-        source = path.get("pretrain_network_iter") or path.get("pretrain_network_g")
+        paths = self.options.paths
+        source = paths.pretrain_network_iter or paths.pretrain_network_g
         if source:
             load_strictly(self.iter, read_checkpoint(source).state, source)
             get_root_logger().info(f"Loaded ITER from {source}")
-        if self.is_train and path.get("pretrain_network_g"):
-            self.load_into(self.trained_part(self.iter), path["pretrain_network_g"], "params")
+        if self.is_train and paths.pretrain_network_g:
+            self.load_into(self.trained_part(self.iter), paths.pretrain_network_g, self.trained_key)
+
+    @property
+    def frozen_source(self) -> str:
+        """See `ITERModel`."""
+        return self.options.paths.pretrain_network_iter
 
     def init_training_settings(self) -> None:
-        path = self.opt["path"]
+        """See `ITERModel`."""
+        paths = self.options.paths
         self.iter.requires_grad_(False)
         self.net_g.requires_grad_(True).train()
         self.net_g = self.model_to_device(self.net_g)
@@ -97,31 +103,20 @@ class DecoderModel(ITERModel):
             frozen = (self.iter.lq_encoder, self.iter.refiner, self.iter.evaluator, vqgan.encoder, vqgan.quantizer)
             self.iter_ema = copy.deepcopy(self.iter, {id(part): part for part in frozen}).requires_grad_(False)
             self.net_g_ema = self.trained_part(self.iter_ema)
-            if path.get("pretrain_network_g"):
-                # Of a resumed run, say: BasicSR then sets this path.
-                self.load_into(self.net_g_ema, path["pretrain_network_g"])
+            if paths.pretrain_network_g:
+                self.load_into(self.net_g_ema, paths.pretrain_network_g)
         sections = {"l_pix": self.train.pixel_opt, "l_percep": self.train.perceptual_opt}
         self.criteria = {name: build_loss(section).to(self.device) for name, section in sections.items() if section}
         self.prepare_data()
-        self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
-        self.net_d = None
-        if self.train.gan_opt:
-            self.cri_gan = build_loss(self.train.gan_opt).to(self.device)
-            # Without GroupNorm, whose backward is slow in this format, a discriminator gains from it everywhere.
-            net_d = build_network(self.opt["network_d"]).to(memory_format=torch.channels_last)
-            self.net_d = self.model_to_device(net_d)
-            if path.get("pretrain_network_d"):
-                self.load_into(self.get_bare_model(self.net_d), path["pretrain_network_d"], "params")
-            self.net_d.train()
-            self.optimizer_d = self.add_optimizer("optim_d", self.net_d.parameters())
+        self.optimizer_g = self.add_optimizer(self.train.optim_g, self.net_g.parameters())
+        self.init_discriminator()
         self.setup_schedulers()
         if self.train.compile:
             self.net_g.compile()
 
     def optimize_parameters(self, current_iter: int) -> None:
-        with_gan = self.net_d is not None and current_iter >= self.train.net_d_start_iter
-        if with_gan:
-            self.net_d.requires_grad_(False)
+        """One iteration on self.lq (b, 3, H/s, W/s), self.gt (b, 3, H, W): a step of D_H, of net_d, of the average."""
+        judged = self.judges(current_iter)
         with (
             self.autocast(),
             self.synchronized(self.net_g, current_iter),
@@ -130,12 +125,12 @@ class DecoderModel(ITERModel):
             decoded = self.draw_codes()
             image = self.corrected(self.net_g(decoded.codes), decoded.lq)
             losses = {name: criterion(image, self.gt) for name, criterion in self.criteria.items()}
-            if with_gan:
+            if judged:
                 losses["l_gan"] = self.cri_gan(self.net_d(image).float(), True, is_disc=False)
         self.backward(sum(losses.values()))
         self.step(self.optimizer_g, current_iter)
-        if with_gan:
-            losses |= self._optimize_discriminator(image.detach(), current_iter)
+        if judged:
+            losses |= self.optimize_discriminator(image.detach(), current_iter)
         if self.train.ema_decay:
             self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)
         self.losses = losses
@@ -186,17 +181,6 @@ class DecoderModel(ITERModel):
             return image
         upsampled = F.interpolate(lq, image.shape[2:], mode="bicubic").clamp(0, 1)
         return image + low_frequencies(upsampled - image, self.val.color_levels)
-
-    def _optimize_discriminator(self, fake: Tensor, current_iter: int) -> dict[str, Tensor]:
-        self.net_d.requires_grad_(True)
-        with self.autocast(), self.synchronized(self.net_d, current_iter):
-            # One forward for both halves: DistributedDataParallel allows one before each backward.
-            real_scores, fake_scores = self.net_d(torch.cat([self.gt, fake])).float().chunk(2)
-        real_loss = self.cri_gan(real_scores, True, is_disc=True)
-        fake_loss = self.cri_gan(fake_scores, False, is_disc=True)
-        self.backward(real_loss + fake_loss)
-        self.step(self.optimizer_d, current_iter)
-        return {"l_d_real": real_loss, "l_d_fake": fake_loss}
 
     def save(self, epoch: int, current_iter: int | str) -> None:
         """As `ITERModel`, with the discriminator."""

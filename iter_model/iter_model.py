@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from basicsr.archs import build_network
@@ -16,74 +16,16 @@ from iter_arch.checkpoint import load_strictly, read_checkpoint, save_pretrained
 from iter_arch.color import match_color
 from iter_arch.iter_arch import ITER
 from iter_arch.released import tuned_sampling
-from iter_arch.sampling import SamplingConfig, draw_tokens
+from iter_arch.sampling import SamplingConfig
 from iter_arch.schedule import mask_ratio
-from iter_data import PairPool, batch_to_pair, read_degradation
-from iter_model.options import ITERTrainOptions, ITERValOptions, crop_problems, ground_truth_problems
+from iter_data import PairPool, batch_to_pair
+from iter_model.frozen import frozen_checksum, refuse_others, warn_of_other_ground_truth
+from iter_model.option_rules import crop_problems, ground_truth_problems, pool_problems
+from iter_model.options import ITERTrainOptions, ITERValOptions
+from iter_model.process import picture_of_process
+from iter_model.token_networks import Predictions, TrainedNetworks, init_from_codebook
 from iter_model.training import TrainingMixin
 from iter_model.validation import ValidationMixin
-
-TRAINED = ("lq_encoder", "refiner", "evaluator")
-
-
-class Predictions(NamedTuple):
-    """What one training step predicts. Logits (b, N or 2, h, w); S_l, S_r (b, h, w) int64: argmax of E_l, drawn from
-    phi_r."""
-
-    lq_logits: Tensor
-    refiner_logits: Tensor
-    drawn_logits: Tensor
-    evaluator_logits: Tensor
-    S_l: Tensor
-    S_r: Tensor
-
-
-class TrainedNetworks(nn.Module):
-    """E_l, phi_r and phi_e as one module, so that DistributedDataParallel sees one forward a step (Algorithm 1)."""
-
-    def __init__(self, net: ITER) -> None:
-        super().__init__()
-        for name in TRAINED:
-            setattr(self, name, getattr(net, name))
-
-    def forward(self, lq: Tensor, S_h: Tensor, m_t: Tensor, alpha: Tensor, uniform: Tensor) -> Predictions:
-        """One step of Algorithm 1.
-
-        Args:
-            lq: (b, 3, H/s, W/s). S_h: (b, h, w) int64, the tokens of the HQ image.
-            m_t: (b, h, w) bool, False = masked.
-            alpha: (b,) thresholds for m_l, as Eq. 6 uses one at test time.
-            uniform: (b, h, w) in [0, 1), for the draw from phi_r.
-        """
-        lq_logits = self.lq_encoder(lq)
-        S_l = lq_logits.detach().argmax(1)
-        evaluator = self.evaluator.context(S_l)
-        evaluator_logits = self.evaluator.logits(S_l, evaluator)
-        # What the evaluator believes, not whether S_l is right: the refiner will not be told the truth at test time.
-        m_l = evaluator_logits.detach().float().softmax(1)[:, 1] >= alpha[:, None, None]
-        refiner_logits = self.refiner(S_h, m_t, S_l, m_l)
-        drawn = draw_tokens(refiner_logits.detach().float().softmax(1), uniform)
-        S_r = torch.where(m_t, S_h, drawn)
-        return Predictions(lq_logits, refiner_logits, self.evaluator.logits(S_r, evaluator), evaluator_logits, S_l, S_r)
-
-
-@torch.no_grad()
-def init_from_codebook(net: ITER) -> None:
-    """Start from what the codebook knows: tokens with similar codes get similar embeddings and logits.
-
-    Embeddings and heads of E_l, phi_r and phi_e become the standardised codes, each in random directions of its own.
-    """
-    codes = net.vqgan.quantizer.embedding.weight
-    codes = (codes - codes.mean(0)) / codes.std()
-
-    def in_random_directions(dim: int) -> Tensor:
-        return codes @ nn.init.orthogonal_(codes.new_empty(codes.shape[1], dim))
-
-    for network in (net.refiner, net.evaluator):
-        dim = network.embedding.embedding_dim
-        network.embedding.weight[: len(codes)] = (dim / codes.shape[1]) ** 0.5 * in_random_directions(dim)
-    for network in (net.lq_encoder, net.refiner):
-        network.head.weight.copy_(0.1 * in_random_directions(network.head.in_channels)[..., None, None])
 
 
 @MODEL_REGISTRY.register()
@@ -125,9 +67,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         if is_train:
             if isinstance(net, ITER):
                 yield from crop_problems(opt, net.multiple * net.scale)
-            queue, batch = opt["train"].get("queue_size"), opt["datasets"]["train"].get("batch_size_per_gpu")
-            if isinstance(queue, int) and isinstance(batch, int) and 0 < queue < batch:
-                yield f"train.queue_size={queue} must be 0, or at least datasets.train.batch_size_per_gpu={batch}"
+            yield from pool_problems(opt)
             yield from cls.missing_weights(opt["path"])
 
     @staticmethod
@@ -143,10 +83,10 @@ class ITERModel(ValidationMixin, TrainingMixin):
         super().__init__(opt)
         self.read_options()
         self.build_metrics()
-        self.iter = build_network(opt["network_g"])
+        self.iter = build_network(self.options.network_g)
         section = self.val.sampling
         self.sampling = tuned_sampling(self.iter.config) if section is None else SamplingConfig(**section)
-        for problem in self.missing_weights(opt["path"]) if self.is_train else ():
+        for problem in (*self.missing_weights(opt["path"]), *pool_problems(opt)) if self.is_train else ():
             raise ValueError(problem)
         self.load_networks()
         self.iter.to(self.device, memory_format=self.memory_format)
@@ -159,27 +99,41 @@ class ITERModel(ValidationMixin, TrainingMixin):
 
     def load_networks(self) -> None:
         """Fill `iter` from the files of the section `path`."""
-        path = self.opt["path"]
-        source = path.get("pretrain_network_g")
-        vqgan = path.get("pretrain_network_vqgan")
-        if source:
-            state = read_checkpoint(source, path.get("param_key_g") or "params").state
-            whole = any(name.startswith("vqgan.") for name in state)
-            if not whole and not vqgan:
-                raise ValueError(
-                    f"path.pretrain_network_g={str(source)!r} holds no VQGAN; name one in path.pretrain_network_vqgan"
-                )
-            load_strictly(self.iter if whole else TrainedNetworks(self.iter), state, source)
-            get_root_logger().info(f"Loaded {'ITER' if whole else 'its trained networks'} from {source}")
-        if vqgan:
-            state = read_checkpoint(vqgan).state
-            part = {key.removeprefix("vqgan."): value for key, value in state.items() if key.startswith("vqgan.")}
-            load_strictly(self.iter.vqgan, part or state, vqgan)
-            get_root_logger().info(f"Loaded SwinVQGAN from {vqgan}")
-        if self.is_train and self.train.codebook_init and not source:
+        paths = self.options.paths
+        if paths.pretrain_network_g:
+            self._load_trained(paths.pretrain_network_g)
+        if paths.pretrain_network_vqgan:
+            self._load_vqgan(paths.pretrain_network_vqgan)
+        if self.is_train and self.train.codebook_init and not paths.pretrain_network_g:
             init_from_codebook(self.iter)
 
+    def _load_trained(self, source: str) -> None:
+        state = read_checkpoint(source, self.trained_key).state
+        whole = any(name.startswith("vqgan.") for name in state)
+        if not whole and not self.options.paths.pretrain_network_vqgan:
+            raise ValueError(
+                f"path.pretrain_network_g={source!r} holds no VQGAN: name one in path.pretrain_network_vqgan, or take "
+                "the whole, iter_latest.safetensors or iter_best.safetensors of the same folder"
+            )
+        load_strictly(self.iter if whole else TrainedNetworks(self.iter), state, source)
+        get_root_logger().info(f"Loaded {'ITER' if whole else 'its trained networks'} from {source}")
+
+    def _load_vqgan(self, source: str) -> None:
+        state = read_checkpoint(source).state
+        part = {key.removeprefix("vqgan."): value for key, value in state.items() if key.startswith("vqgan.")}
+        load_strictly(self.iter.vqgan, part or state, source)
+        get_root_logger().info(f"Loaded SwinVQGAN from {source}")
+        if self.is_train:
+            warn_of_other_ground_truth(source, self.options.training_set.gt_usm)
+
+    @property
+    def frozen_source(self) -> str:
+        """The file of the weights that this training does not change."""
+        paths = self.options.paths
+        return paths.pretrain_network_vqgan or paths.pretrain_network_g
+
     def init_training_settings(self) -> None:
+        """Average, losses, pool, optimizer and scheduler; BasicSR's name for it."""
         # The format of the fastest convs; the trained networks' GroupNorm has a slow backward in it.
         self.iter.vqgan.to(memory_format=torch.channels_last)
         self.net_g = self.model_to_device(self.net_g)
@@ -187,44 +141,44 @@ class ITERModel(ValidationMixin, TrainingMixin):
             # After DDP gave every rank the weights of rank 0; the frozen VQGAN is shared.
             self.iter_ema = copy.deepcopy(self.iter, {id(self.iter.vqgan): self.iter.vqgan}).requires_grad_(False)
             self.net_g_ema = TrainedNetworks(self.iter_ema)
-            if self.opt["path"].get("pretrain_network_g"):
-                # Of a resumed run, say: BasicSR then sets this path.
-                state = read_checkpoint(self.opt["path"]["pretrain_network_g"]).state
-                trained = {key: value for key, value in state.items() if not key.startswith("vqgan.")}
-                load_strictly(self.net_g_ema, trained, self.opt["path"]["pretrain_network_g"])
+            if self.options.paths.pretrain_network_g:
+                self._load_average(self.options.paths.pretrain_network_g)
         self.net_g.train()
-        self.criteria = {
-            "dist": build_loss(self.train.dist_opt).to(self.device),
-            "refiner": build_loss(self.train.refiner_opt).to(self.device),
-            "evaluator": build_loss(self.train.evaluator_opt).to(self.device),
-        }
+        named = {"dist": self.train.dist_opt, "refiner": self.train.refiner_opt, "evaluator": self.train.evaluator_opt}
+        self.criteria = {name: build_loss(section).to(self.device) for name, section in named.items()}
         self.prepare_data()
-        self.optimizer_g = self.add_optimizer("optim_g", self.net_g.parameters())
+        self.optimizer_g = self.add_optimizer(self.train.optim_g, self.net_g.parameters())
         self.setup_schedulers()
         if self.train.compile:
             self.net_g.compile()
             self.iter.vqgan.encoder.compile()
 
+    def _load_average(self, source: str) -> None:
+        state = read_checkpoint(source).state
+        trained = {key: value for key, value in state.items() if not key.startswith("vqgan.")}
+        load_strictly(self.net_g_ema, trained, source)
+
     def prepare_data(self) -> None:
-        """What `feed_data` makes pairs with."""
-        train = self.opt["datasets"]["train"]
-        self.degradation = read_degradation(train.get("degradation"), "datasets.train.degradation")
+        """What `feed_data` makes pairs with, and what must be there again where the training resumes."""
         self.pool = PairPool(self.train.queue_size) if self.train.queue_size else None
+        self.frozen = {
+            "path": str(self.frozen_source),
+            "checksum": frozen_checksum(self.iter, self.get_bare_model(self.net_g)),
+        }
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
+        """data: 'lq' (b, 3, H/s, W/s) and maybe 'gt' (b, 3, H, W), or 'gt' and what the degradation drew for it."""
         if "lq" in data:
             self.lq = data["lq"].to(self.device, non_blocking=True)
             self.gt = data["gt"].to(self.device, non_blocking=True) if "gt" in data else None
             return
-        train = self.opt["datasets"]["train"]
-        crop = train["gt_size"] if train.get("crop_pad_size") else None
         pair = batch_to_pair(
             data,
             device=self.device,
             scale=self.iter.scale,
-            degradation=self.degradation,
+            degradation=self.options.training_set.degradation,
             generator=self.generator,
-            crop_size=crop,
+            crop_size=self.options.training_set.crop_size,
         )
         self.lq, self.gt = pair if self.pool is None else self.pool.exchange(pair, self.generator)
 
@@ -247,30 +201,41 @@ class ITERModel(ValidationMixin, TrainingMixin):
         return tuple(x.to(self.device, non_blocking=True) for x in (m_t, alpha, uniform))
 
     def optimize_parameters(self, current_iter: int) -> None:
+        """One iteration of Algorithm 1 on self.lq (b, 3, H/s, W/s) and self.gt (b, 3, H, W), and of the average."""
         with self.autocast(), self.synchronized(self.net_g, current_iter):
             with torch.no_grad():
                 S_h = self.iter.vqgan.quantizer.tokens(self.iter.vqgan.latent(self.gt))
             m_t, alpha, uniform = self.draw_training_masks(S_h.shape)
             predicted = self.net_g(self.lq, S_h, m_t, alpha, uniform)
-        good_l, good_r = predicted.S_l == S_h, predicted.S_r == S_h
-        losses = {
-            "l_dist": self.criteria["dist"](predicted.lq_logits, S_h),
-            "l_r": self.criteria["refiner"](predicted.refiner_logits, S_h),
-            "l_e": self.criteria["evaluator"](predicted.drawn_logits, good_r, predicted.evaluator_logits, good_l),
-        }
+        losses = self._losses(predicted, S_h)
         self.backward(sum(losses.values()))
         self.step(self.optimizer_g, current_iter)
         if self.train.ema_decay:
             self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)
-        judged = predicted.evaluator_logits.detach().argmax(1) == 1
-        self.losses = losses | {
+        self.losses = losses | self._accuracies(predicted, S_h)
+
+    def _losses(self, predicted: Predictions, S_h: Tensor) -> dict[str, Tensor]:
+        """Eq. 2, 4 and 9, () each; S_h (b, h, w). L_e's label is equality with S_h: docs/decisions.md."""
+        good_l, good_r = predicted.S_l == S_h, predicted.S_r == S_h
+        return {
+            "l_dist": self.criteria["dist"](predicted.lq_logits, S_h),
+            "l_r": self.criteria["refiner"](predicted.refiner_logits, S_h),
+            "l_e": self.criteria["evaluator"](predicted.drawn_logits, good_r, predicted.evaluator_logits, good_l),
+        }
+
+    def _accuracies(self, predicted: Predictions, S_h: Tensor) -> dict[str, Tensor]:
+        """Shares () of tokens that E_l and phi_r get right, and of those of S_l that phi_e evaluates rightly."""
+        good_l = predicted.S_l == S_h
+        evaluated = predicted.evaluator_logits.detach().argmax(1) == 1
+        return {
             "acc_l": good_l.float().mean(),
             "acc_r": (predicted.refiner_logits.detach().argmax(1) == S_h).float().mean(),
-            "acc_e": (judged == good_l).float().mean(),
+            "acc_e": (evaluated == good_l).float().mean(),
         }
 
     @torch.no_grad()
     def test(self) -> None:
+        """self.lq (b, 3, h, w), any size -> self.output (b, 3, s h, s w) in [0, 1], by the averaged weights."""
         net = getattr(self, "iter_ema", self.iter)
         trained = self.get_bare_model(self.net_g)
         was_training = trained.training
@@ -288,40 +253,30 @@ class ITERModel(ValidationMixin, TrainingMixin):
         trained.train(was_training)
 
     def draw(self) -> Tensor:
-        """lq, S_l decoded, every step (what is masked there is dark), result and gt side by side, (3, H, W)."""
-        height, width = self.output.shape[-2:]
-        vqgan = self.iter.vqgan
-        columns = [nn.functional.interpolate(self.lq, (height, width), mode="nearest")]
-        with torch.no_grad():
-            # Sampling starts from S_l, whatever of it is masked.
-            columns.append(vqgan.decode(self.steps[0][1])[..., :height, :width])
-            for _, tokens, mask in self.steps[:-1]:
-                image = vqgan.decode(tokens)
-                kept = nn.functional.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
-                columns.append((image * (0.25 + 0.75 * kept))[..., :height, :width])
-        columns.append(self.output)
-        if self.gt is not None:
-            columns.append(self.gt)
-        return torch.cat(columns, dim=3)[0]
+        """The process of the last `test`, (3, H, n W); see `picture_of_process`."""
+        return picture_of_process(self.iter.vqgan, self.lq, self.steps, self.output, self.gt)
 
     def save(self, epoch: int, current_iter: int | str) -> None:
+        """Networks and state of an iteration; -1: the outcome; 'best': net_g. The last two as one whole ITER too."""
         networks, keys = [self.net_g], ["params"]
         if self.train.ema_decay:
             networks, keys = [self.net_g, self.net_g_ema], ["params", "params_ema"]
         self.save_network(networks, "net_g", current_iter, param_key=keys)
         self.save_training_state(epoch, current_iter)
-        if current_iter in (-1, "best") and self.opt["rank"] == 0:
+        if current_iter in (-1, "best") and self.options.rank == 0:
             # One file with all four networks, for `upscale` and `load_pretrained`.
             net = getattr(self, "iter_ema", self.iter)
             label = "latest" if current_iter == -1 else "best"
-            save_pretrained(net, f"{self.opt['path']['models']}/iter_{label}.safetensors")
+            save_pretrained(net, f"{self.options.paths.models}/iter_{label}.safetensors")
 
     def training_state(self, current_iter: int) -> dict[str, Any]:
         """See `TrainingMixin`."""
-        state = super().training_state(current_iter)
+        state = super().training_state(current_iter) | {"frozen": self.frozen}
         return state if self.pool is None else state | {"pool": self.pool.state_dict()}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """See `TrainingMixin`. Raises ValueError where the frozen weights are others than the state's."""
+        refuse_others(self.frozen, state.get("frozen"))
         super().load_training_state(state)
         # A pool of another size, in the yml since then, fills anew.
         if self.pool is not None and state.get("pool", {}).get("size") == self.pool.size:

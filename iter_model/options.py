@@ -1,32 +1,35 @@
-"""What a yml may hold for the models of this project, and what of it cannot go together.
+"""What a yml may hold for the models of this project; what of it cannot go together is in option_rules.py.
 
 The model classes name these dataclasses, the check of the options knows their keys, types and ranges from here, and the
-models read the values from here.
+models read the values from here: nobody looks into the yml after `read_model_options`.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 import torch
 from basicsr.models import lr_scheduler
+from basicsr.utils.dist_util import get_dist_info
 
 from basicsr_compat.pipeline.check import LoggerOptions, Network, registered
-from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Probability, Rule, Weight, format_value
+from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Probability, Rule, Weight, read_section
 from iter_arch.color import DEFAULT_LEVELS, ColorMethod, Levels
 from iter_arch.sampling import SamplingConfig, Schedule
+from iter_data import Degradation, read_degradation
 
 Section = Mapping[str, Any]
 Decay = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
 
-_OPTIMIZERS = {
+OPTIMIZERS = {
     name: found
     for name, found in vars(torch.optim).items()
     if inspect.isclass(found) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer
 }
 # BasicSR's names; it takes MultiStepLR for its own class.
-_SCHEDULERS = {
+SCHEDULERS = {
     "MultiStepLR": lr_scheduler.MultiStepRestartLR,
     "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
     "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
@@ -42,21 +45,20 @@ Metric = Annotated[
         swallows=lambda metric: metric.__module__.startswith("basicsr."),
     ),
 ]
-Optimizer = Annotated[Section, OneOf("class of torch.optim", _OPTIMIZERS.get, _OPTIMIZERS.keys, without=("params",))]
-Scheduler = Annotated[
-    Section, OneOf("scheduler", _SCHEDULERS.get, _SCHEDULERS.keys, without=("optimizer", "last_epoch"))
-]
+Optimizer = Annotated[Section, OneOf("class of torch.optim", OPTIMIZERS.get, OPTIMIZERS.keys, without=("params",))]
+Scheduler = Annotated[Section, OneOf("scheduler", SCHEDULERS.get, SCHEDULERS.keys, without=("optimizer", "last_epoch"))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
     """How networks are trained.
 
-    autocast: none (or ~) or bf16; losses, softmax and quantiser distances stay float32.
+    autocast: none (or ~) or bf16; losses, softmax and quantizer distances stay float32.
     compile: torch.compile the trained networks.
     channels_last: memory format of the trained networks; the discriminator and the frozen VQGAN always have it.
-    accumulate: iterations whose gradients are averaged before the optimisers step.
-    clip_grad_norm: largest norm of an optimiser's gradient; ~ for none.
+    accumulate: iterations whose gradients are averaged before the optimizers step. total_iter and all other counts are
+        of iterations, not of steps.
+    clip_grad_norm: largest norm of an optimizer's gradient; ~ for none.
     ema_decay: decay of the averaged weights that are validated and shipped; 0, no average.
     """
 
@@ -83,7 +85,7 @@ class SwinVQGANTrainOptions(TrainOptions):
     """The section `train` of stage I; a loss that is not named is not used.
 
     vq_weight: of the loss of the codebook.
-    quantize_start_iter: first iteration that quantises, after a warm-up as a plain autoencoder; 1, no warm-up.
+    quantize_start_iter: first iteration that quantizes, after a warm-up as a plain autoencoder; 1, no warm-up.
     net_d_start_iter: first iteration with the GAN loss.
     revive_freq: iterations after which codes that nothing chose are replaced by latents of the batch; 0, never.
     decoder_only: train the decoder alone, of path.pretrain_network_g; its tokens, and all that was trained on them,
@@ -107,7 +109,8 @@ class ITERTrainOptions(TrainOptions):
     """The section `train` of stages II and III.
 
     mask_schedule: gamma of Algorithm 1.
-    queue_size: pairs in the pool that mixes degradations within a batch; 0, none.
+    queue_size: pairs in the pool that mixes degradations within a batch; 0, none. Where workers degrade, each image
+        has a degradation of its own, and there is nothing to mix.
     codebook_init: start with embeddings and heads in which tokens of similar codes are similar.
     """
 
@@ -199,53 +202,78 @@ class RunOptions:
     find_unused_parameters: bool = False
 
 
-def impossible_optimizers(train: Section) -> Iterator[str]:
-    """Ranges that only the classes themselves know."""
-    for key in ("optim_g", "optim_d"):
-        if not train.get(key):
-            continue
-        options = {name: value for name, value in train[key].items() if name != "type"}
-        try:
-            optimizer = _OPTIMIZERS[train[key]["type"]]([torch.nn.Parameter(torch.zeros(1))], **options)
-        except Exception as error:  # whatever a class says to what it is not made for
-            yield f"train.{key}={format_value(train[key])} is impossible: {error}"
-            continue
-        options = {name: value for name, value in train["scheduler"].items() if name != "type"}
-        try:
-            _SCHEDULERS[train["scheduler"]["type"]](optimizer, **options)
-        except Exception as error:
-            yield f"train.scheduler={format_value(train['scheduler'])} is impossible: {error}"
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Of the section `path` what the models read, the run's folders that BasicSR adds to it among it.
+
+    pretrain_network_*: checkpoints to start from, which BasicSR sets where it resumes.
+    param_key_g: which state dict of pretrain_network_g; ~ for params in a training, params_ema in a test.
+    """
+
+    pretrain_network_g: str | None = None
+    param_key_g: str | None = None
+    pretrain_network_d: str | None = None
+    pretrain_network_vqgan: str | None = None
+    pretrain_network_iter: str | None = None
+    resume_state: str | None = None
+    models: str = ""
+    visualization: str = ""
 
 
-def gan_problems(opt: Section) -> Iterator[str]:
-    """A GAN loss needs a discriminator and its optimizer."""
-    if opt["train"].get("gan_opt"):
-        for name, section in (("network_d", opt), ("train.optim_d", opt["train"])):
-            if not section.get(name.removeprefix("train.")):
-                yield f"{name} is missing: train.gan_opt needs it; or take train.gan_opt out"
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """Of the section datasets.train what the models read. crop_size: of pairs that are degraded larger, else None."""
+
+    gt_usm: bool
+    crop_size: int | None
+    degradation: Degradation
 
 
-def crop_problems(opt: Section, multiple: int) -> Iterator[str]:
-    """gt_size must be a multiple of the pixels that one window of tokens covers."""
-    size = opt["datasets"]["train"].get("gt_size")
-    if isinstance(size, int) and size % multiple:
-        yield (
-            f"datasets.train.gt_size={size} must be a multiple of {multiple}, the pixels that a window of tokens of "
-            "network_g covers"
-        )
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """All that a model reads from its options. training_set: None in a test."""
+
+    name: str
+    is_train: bool
+    manual_seed: int
+    rank: int
+    world_size: int
+    network_g: Section
+    network_d: Section | None
+    paths: Paths
+    training_set: TrainingSet | None
+    train: TrainerOptions
+    val: ValOptions
 
 
-def ground_truth_problems(opt: Section) -> Iterator[str]:
-    """Metrics against a GT, where the data set has none."""
-    metrics = (opt.get("val") or {}).get("metrics") or {}
-    for phase, dataset in opt["datasets"].items():
-        if phase == "train" or dataset.get("type") != "SingleImageDataset":
-            continue
-        for name, metric in metrics.items():
-            function = registered("metric").find(metric["type"])
-            parameter = inspect.signature(function).parameters.get("img2") if function else None
-            if parameter is not None and parameter.default is parameter.empty:
-                yield (
-                    f"val.metrics.{name}={metric['type']} compares with the ground truth, which datasets.{phase} of "
-                    "type SingleImageDataset does not have: take the metric out, or use PairedImageDataset"
-                )
+def read_model_options(opt: Section, train_options: type[TrainOptions], val_options: type[ValOptions]) -> ModelOptions:
+    """Read the options that BasicSR gives a model.
+
+    Raises:
+        ValueError: a section does not fit, a line for every problem.
+    """
+    is_train = opt["is_train"]
+    rank, world_size = get_dist_info()
+    seed = opt.get("manual_seed")
+    return ModelOptions(
+        name=opt["name"],
+        is_train=is_train,
+        manual_seed=random.randint(1, 10000) if seed is None else seed,  # as BasicSR draws it
+        rank=rank,
+        world_size=world_size,
+        network_g=opt["network_g"],
+        network_d=opt.get("network_d"),
+        paths=Paths(**{field.name: opt["path"].get(field.name) or field.default for field in fields(Paths)}),
+        training_set=_read_training_set(opt["datasets"]["train"]) if is_train else None,
+        # Of the section of a training nothing is read in a test.
+        train=read_section(train_options, opt["train"], "train") if is_train else TrainerOptions(),
+        val=read_section(val_options, opt.get("val") or {}, "val"),
+    )
+
+
+def _read_training_set(section: Section) -> TrainingSet:
+    return TrainingSet(
+        gt_usm=bool(section.get("gt_usm")),
+        crop_size=section["gt_size"] if section.get("crop_pad_size") else None,
+        degradation=read_degradation(section.get("degradation"), "datasets.train.degradation"),
+    )

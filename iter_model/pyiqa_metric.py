@@ -1,18 +1,27 @@
 """Adapter that lets a yml name any metric of pyiqa: ``type: pyiqa, metric: niqe|pi|lpips|psnr|ssim|musiq|...``"""
 
+import contextlib
 import functools
+import json
 import os
+import pickle
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from basicsr_compat.files import read_checkpoint
+# What PyTorch says of images that are too small for a metric; pyiqa itself asserts.
+_TOO_SMALL = re.compile(
+    "too small|greater than actual input size|Padding size should be less|invalid shape dimension|"
+    "only one dimension can be inferred|maximum size for tensor"
+)
 
 
 def create_metric(metric: str, *, device: str | None = None, as_loss: bool = False, **options: Any) -> torch.nn.Module:
-    """Build a metric of pyiqa.
+    """Build a metric of pyiqa; nothing in the files of its weights is executed, those in caches included.
 
     Args:
         metric: pyiqa's name; `pyiqa.list_models()` lists them.
@@ -22,8 +31,6 @@ def create_metric(metric: str, *, device: str | None = None, as_loss: bool = Fal
         ValueError: unknown name, a file that holds more than weights, or weights that are neither on disk nor to be
             downloaded, with where to put them.
     """
-    if os.path.isfile(options.get("pretrained_model_path") or ""):
-        read_checkpoint(options["pretrained_model_path"])  # refuses code, which pyiqa's loader may run
     import pyiqa  # slow to import, and pulls half of Hugging Face
 
     if metric not in pyiqa.list_models():
@@ -31,25 +38,48 @@ def create_metric(metric: str, *, device: str | None = None, as_loss: bool = Fal
             f"metric={metric!r} is not a metric of pyiqa; `python -c 'import pyiqa; print(pyiqa.list_models())'`"
         )
     try:
-        return pyiqa.create_metric(metric, device=device, as_loss=as_loss, **options)
+        with _weights_only():
+            return pyiqa.create_metric(metric, device=device, as_loss=as_loss, **options)
+    except pickle.UnpicklingError as error:
+        files = options.get("pretrained_model_path") or "its files below ~/.cache/torch/hub/"
+        raise ValueError(
+            f"metric={metric!r} of pyiqa is not built: of {files} one is damaged or holds more than weights "
+            f"({str(error).partition(chr(10))[0]}); delete it"
+        ) from error
     except Exception as error:
         raise ValueError(
-            f"metric={metric!r} of pyiqa cannot be built ({type(error).__name__}: {error}). If its weights cannot be "
-            "downloaded here, download them elsewhere and either copy them to ~/.cache/torch/hub/pyiqa/ or name the "
-            f"file in the yml: {{type: pyiqa, metric: {metric}, pretrained_model_path: FILE}}"
+            f"metric={metric!r} of pyiqa cannot be built ({type(error).__name__}: {error}). Where its weights cannot "
+            "be downloaded, build it once on a machine that has a network, and copy that machine's ~/.cache/torch/hub/ "
+            "and ~/.cache/huggingface/ here. pretrained_model_path: FILE replaces pyiqa's own weights alone, which is "
+            "enough for musiq; nima, topiq_nr, lpips and others load a backbone besides"
         ) from error
 
 
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """Within this block torch.load executes nothing, whatever it is told: pyiqa tells it weights_only=False."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 @functools.cache
-def _build(metric: str, device: str, options: tuple[tuple[str, Any], ...]) -> torch.nn.Module:
-    return create_metric(metric, device=device, **dict(options))
+def _build(metric: str, device: str, options: str) -> torch.nn.Module:
+    return create_metric(metric, device=device, **json.loads(options))
 
 
 def build_metric(
     metric: str, *, device: str = "cpu", crop_border: int = 0, better: str = "", **options: Any
 ) -> torch.nn.Module:
     """The metric of a yml's section, built once; what is not an option of pyiqa is left out."""
-    return _build(metric, device, tuple(sorted(options.items())))
+    return _build(metric, device, json.dumps(options, sort_keys=True))
 
 
 @METRIC_REGISTRY.register()
@@ -70,7 +100,7 @@ def pyiqa(
         options: further arguments of the metric; BasicSR's own key ``better`` is ignored.
 
     Returns:
-        The score; NaN where the image has none (too small, flat, or no GT).
+        The score; NaN where the image has none (too small, flat, or no GT). Other errors are errors.
     """
     net = build_metric(metric, device=device, **options)
 
@@ -81,8 +111,12 @@ def pyiqa(
 
     if net.metric_mode == "FR" and img2 is None:
         return float("nan")
-    with torch.no_grad():
-        try:
+    try:
+        with torch.no_grad():
             return float(net(tensor(img), tensor(img2)) if net.metric_mode == "FR" else net(tensor(img)))
-        except (AssertionError, RuntimeError):
+    except (AssertionError, torch.linalg.LinAlgError):
+        return float("nan")
+    except RuntimeError as error:
+        if _TOO_SMALL.search(str(error)):
             return float("nan")
+        raise

@@ -5,7 +5,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iter_model.training import all_reduce_sum, world_size
+from iter_model.collectives import all_reduce_sum, world_size
 
 
 @LOSS_REGISTRY.register()
@@ -26,7 +26,7 @@ class EvaluatorLoss(nn.Module):
 
     Args:
         beta: of the class-balanced weights (1 - beta) / (1 - beta^n_y), n_y the number of labels y in the batch, over
-            all ranks (Class-Balanced Loss, arXiv:1901.05555). The weights are normalised to a mean of 1.
+            all ranks (Class-Balanced Loss, arXiv:1901.05555). The weights are normalized to a mean of 1.
     """
 
     def __init__(self, beta: float = 0.9999, loss_weight: float = 1.0) -> None:

@@ -1,28 +1,34 @@
-"""What the models of both stages share: precision and compilation, steps of the optimisers, loading of networks."""
+"""What all models share: options, precision, steps of the optimizers, averaged weights, saving and resuming.
+
+It holds under BasicSR's own train.py as under `basicsr train`.
+"""
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 
 from basicsr_compat.pipeline import checkpoints
 from basicsr_compat.pipeline.check import Network
 from basicsr_compat.pipeline.randomness import derive_seed
-from basicsr_compat.schema import read_section, section_problems
+from basicsr_compat.schema import section_problems
 from iter_arch.checkpoint import load_strictly, read_checkpoint
-from iter_model.options import RunOptions, TrainerOptions, TrainOptions, ValOptions, impossible_optimizers
+from iter_model.option_rules import impossible_optimizers
+from iter_model.options import RunOptions, Section, TrainOptions, ValOptions, read_model_options
 
 _IMPLEMENTATIONS = {"fused", "foreach", "differentiable", "capturable"}
 
 
 class TrainingMixin(BaseModel):
-    """What a model's yml may hold is declared in its class; nothing else is read, and nothing else is accepted."""
+    """What a model's yml may hold is declared in its class; nothing else is read, and nothing else is accepted.
+
+    `options`: all of it, as `ModelOptions`; `train` and `val`, its sections.
+    """
 
     train_options: type[TrainOptions]
     val_options: type[ValOptions]
@@ -50,14 +56,56 @@ class TrainingMixin(BaseModel):
             yield from impossible_optimizers(opt["train"])
 
     def read_options(self) -> None:
-        """Make dataclasses of the sections `train` and `val`."""
-        self.val = read_section(self.val_options, self.opt.get("val") or {}, "val")
-        # Of the section of a training nothing is read in a test.
-        self.train = read_section(self.train_options, self.opt["train"], "train") if self.is_train else TrainerOptions()
+        """Make a dataclass of the options; completes those that BasicSR's own commands set and others may not."""
+        self.options = read_model_options(self.opt, self.train_options, self.val_options)
+        self.train, self.val = self.options.train, self.options.val
+        self.opt |= {
+            "manual_seed": self.options.manual_seed,
+            "rank": self.options.rank,
+            "world_size": self.options.world_size,
+        }
         self.memory_format = torch.channels_last if self.train.channels_last else torch.contiguous_format
         self.losses: dict[str, Tensor] = {}
         # Of all random draws of the training; seeded anew in every iteration, so that it has no state to be saved.
         self.generator = torch.Generator()
+        # Where the average starts from random weights, it forgets them soon.
+        self.ema_warms_up = self.options.paths.pretrain_network_g is None
+
+    # ------------------------------------------------------------------------------------------- networks
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Move a network, and wrap it where several processes train it.
+
+        Where one process has several GPUs BasicSR takes DataParallel, which gathers a loss of no dimension into a
+        vector; here it uses one of them, and says how to use all.
+        """
+        net = net.to(self.device)
+        if self.opt["dist"]:
+            ids = [torch.cuda.current_device()] if self.device.type == "cuda" else None
+            unused = self.opt.get("find_unused_parameters", False)
+            return nn.parallel.DistributedDataParallel(net, device_ids=ids, find_unused_parameters=unused)
+        if self.opt["num_gpu"] > 1:
+            command = "train" if self.is_train else "test"
+            get_root_logger().warning(
+                f"num_gpu={self.opt['num_gpu']}: one process uses one GPU; for all of them run `torchrun "
+                f"--nproc_per_node={self.opt['num_gpu']} --no-python basicsr {command} -opt YML --launcher pytorch`"
+            )
+        return net
+
+    def load_into(self, net: nn.Module, path: str, param_key: str | None = None) -> None:
+        """Load a checkpoint strictly; without param_key its averaged weights, where it has them. Executes nothing."""
+        load_strictly(net, read_checkpoint(path, param_key).state, path)
+        get_root_logger().info(f"Loaded {type(net).__name__} from {path} [{param_key or 'params_ema, else params'}]")
+
+    @property
+    def trained_key(self) -> str | None:
+        """Which state dict of path.pretrain_network_g is that of net_g; None: params_ema, else params.
+
+        A training goes on with the weights that the optimizer left, a test measures what validations measured.
+        """
+        return self.options.paths.param_key_g or ("params" if self.is_train else None)
+
+    # ------------------------------------------------------------------------------------------- steps
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Around what runs in bf16, where the yml says so."""
@@ -65,10 +113,10 @@ class TrainingMixin(BaseModel):
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
-    def add_optimizer(self, name: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Optimiser of torch.optim from the section train.<name>, known to BasicSR for schedulers and resuming."""
-        options = {key: value for key, value in self.opt["train"][name].items() if key != "type"}
-        kind = getattr(torch.optim, self.opt["train"][name]["type"])
+    def add_optimizer(self, section: Section, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Optimizer of torch.optim from a section of the yml, known to BasicSR for schedulers and resuming."""
+        options = {key: value for key, value in section.items() if key != "type"}
+        kind = getattr(torch.optim, section["type"])
         # One kernel for a whole step where there is one, unless the yml chooses another implementation.
         if "fused" in inspect.signature(kind).parameters and not options.keys() & _IMPLEMENTATIONS:
             options["fused"] = True
@@ -83,7 +131,7 @@ class TrainingMixin(BaseModel):
         return network.no_sync()
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of loss, averaged over accumulated iterations."""
+        """Gradients of loss (), averaged over accumulated iterations."""
         (loss / self.train.accumulate).backward()
 
     def step(self, optimizer: torch.optim.Optimizer, current_iter: int) -> None:
@@ -98,24 +146,44 @@ class TrainingMixin(BaseModel):
 
     @torch.no_grad()
     def update_ema(self, average: nn.Module, trained: nn.Module, current_iter: int) -> None:
-        """average <- decay * average + (1 - decay) * trained, with a decay that grows to the one of the yml."""
-        decay = min(self.train.ema_decay, (1 + current_iter) / (10 + current_iter))
-        torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
+        """average <- decay * average + (1 - decay) * trained after a step of the optimizer, of what is trained.
+
+        Where both start from random weights the decay grows to that of the yml.
+        """
+        steps, rest = divmod(current_iter, self.train.accumulate)
+        if rest:
+            return
+        decay = self.train.ema_decay
+        if self.ema_warms_up:
+            decay = min(decay, (1 + steps) / (10 + steps))
+        pairs = zip(average.parameters(), trained.parameters(), strict=True)
+        moving = [(mean, value) for mean, value in pairs if value.requires_grad]
+        torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """BasicSR's first call in an iteration."""
         super().update_learning_rate(current_iter, warmup_iter)
-        self.generator.manual_seed(derive_seed("step", self.opt["manual_seed"], self.opt["rank"], current_iter))
+        self.generator.manual_seed(derive_seed("step", self.options.manual_seed, self.options.rank, current_iter))
 
+    def get_current_log(self) -> Mapping[str, float]:
+        """The losses () of the last iteration, averaged over the ranks and fetched from the device, for the log."""
+        return self.reduce_loss_dict({name: value.detach().float() for name, value in self.losses.items()})
+
+    # ------------------------------------------------------------------------------------------- saving and resuming
     # As `install_pipeline` has it for every model: ours keep these promises under BasicSR's own train.py too.
 
     def save_network(
-        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = "params"
+        self,
+        net: nn.Module | list[nn.Module],
+        net_label: str,
+        current_iter: int | str,
+        param_key: str | list[str] = "params",
+        **record: Any,
     ) -> None:
-        """Save networks as one file, whole or not at all."""
-        checkpoints.save_network(self, net, net_label, current_iter, param_key)
+        """Save networks as one file, whole or not at all. record: what else the file says, under further keys."""
+        checkpoints.save_network(self, net, net_label, current_iter, param_key, **record)
 
-    def save_training_state(self, epoch: int, current_iter: int) -> None:
+    def save_training_state(self, epoch: int, current_iter: int | str) -> None:
         """Save what this training needs besides its networks to continue exactly."""
         checkpoints.save_training_state(self, epoch, current_iter)
 
@@ -124,51 +192,25 @@ class TrainingMixin(BaseModel):
         checkpoints.resume_training(self, resume_state)
 
     def training_state(self, current_iter: int) -> dict[str, Any]:
-        """What this rank needs besides networks, optimisers and schedulers to go on exactly after `current_iter`.
+        """What this rank needs besides networks, optimizers and schedulers to go on exactly after `current_iter`.
 
         Returns:
             Tensors and plain containers, for `load_training_state`. 'gradients': of every parameter of every
-            optimiser, where some are accumulated for a step to come.
+            optimizer, where some are accumulated for a step to come.
         """
+        state: dict[str, Any] = {"ema_warms_up": self.ema_warms_up}
         gradients = [[parameter.grad for parameter in _parameters(optimizer)] for optimizer in self.optimizers]
-        if all(gradient is None for part in gradients for gradient in part):
-            return {}
-        return {"gradients": gradients}
+        if any(gradient is not None for part in gradients for gradient in part):
+            state["gradients"] = gradients
+        return state
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `training_state` returned."""
+        self.ema_warms_up = state.get("ema_warms_up", True)
         for optimizer, gradients in zip(self.optimizers, state.get("gradients", ()), strict=False):
             for parameter, gradient in zip(_parameters(optimizer), gradients, strict=True):
                 parameter.grad = gradient if gradient is None else gradient.to(parameter)
 
-    def load_into(self, net: nn.Module, path: str, param_key: str | None = None) -> None:
-        """Load a checkpoint strictly; without param_key its averaged weights, where it has them. Executes nothing."""
-        load_strictly(net, read_checkpoint(path, param_key).state, path)
-        get_root_logger().info(f"Loaded {type(net).__name__} from {path} [{param_key or 'params_ema, else params'}]")
-
-    def get_current_log(self) -> Mapping[str, float]:
-        # Only here, where BasicSR prints, are losses averaged over the ranks and fetched from the device.
-        return self.reduce_loss_dict({name: value.detach().float() for name, value in self.losses.items()})
-
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def world_size() -> int:
-    """Number of processes that train together."""
-    return get_dist_info()[1]
-
-
-def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum over all ranks, in place."""
-    if world_size() > 1:
-        torch.distributed.all_reduce(x)
-    return x
-
-
-def broadcast_from_main(tensors: Sequence[Tensor]) -> None:
-    """Give every rank the values of rank 0, in place."""
-    if world_size() > 1:
-        for tensor in tensors:
-            torch.distributed.broadcast(tensor, src=0)

@@ -2,9 +2,11 @@
 
 import itertools
 import math
-import os.path as osp
+import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,28 +16,38 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from basicsr_compat.pipeline.data import readable
+from basicsr_compat.pipeline.data import ReadableLoader, readable
 from basicsr_compat.pipeline.distributed import key_value_store
 from basicsr_compat.pipeline.stops import ValidationStopped
-from iter_model.options import ValOptions
+from iter_data import names_below
+from iter_model.collectives import all_reduce_sum
+from iter_model.options import ModelOptions, ValOptions
 from iter_model.pyiqa_metric import build_metric
-from iter_model.training import all_reduce_sum
 
 BICUBIC = " of bicubic"
 _validations = itertools.count()  # the same on all ranks
 
 
+@dataclass
+class Share:
+    """What one rank found. By the number of the image: its scores, or why it was left out, or that a signal stopped all
+    here; and the pictures for TensorBoard, (its name, (3, H, W) uint8)."""
+
+    results: dict[int, dict[str, float] | str | ValidationStopped] = field(default_factory=dict)
+    pictures: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
+
+
 class ValidationMixin(BaseModel):
-    """BasicSR's validation in the form that both stages use.
+    """BasicSR's validation in the form that all stages use, under its own test.py and train.py too.
 
-    The model provides `feed_data`, `test`, `output`, `gt`, and `draw() -> (3, H, W)`, the picture for TensorBoard.
-
-    `val` is the yml's section of that name, see `ValOptions`.
+    The model provides `options`, `val`, `feed_data`, `test`, `output`, `gt`, and `draw() -> (3, H, W)`, the picture
+    for TensorBoard.
     """
 
+    options: ModelOptions
     val: ValOptions
 
     def build_metrics(self) -> None:
@@ -44,73 +56,98 @@ class ValidationMixin(BaseModel):
             if options["type"] == "pyiqa":
                 build_metric(**{key: value for key, value in options.items() if key != "type"})
 
-    def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
-        dataset, name = dataloader.dataset, dataloader.dataset.opt["name"]
-        rank, world = self.opt["rank"], self.opt["world_size"]
-        loader = readable(dataloader)
-        metrics = self.val.metrics or {}
-        # Of every image its scores, or why it was left out, or that a signal stopped all here.
-        results: dict[int, dict[str, float] | str | ValidationStopped] = {}
-        pictures: dict[int, tuple[str, Tensor]] = {}
+    def validation(
+        self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool = False
+    ) -> None:
+        """Restore and measure the images of a set, those that can be read.
+
+        Args:
+            dataloader: its data set's items have 'lq' (3, h, w), 'lq_path', and maybe 'gt' (3, H, W); its batches are
+                not looked at.
+            current_iter: for the log and the images' names; the run's name in a test.
+            tb_logger: on rank 0 only; None for no TensorBoard.
+            save_img: whether to write the results.
+        """
+        loader, name = readable(dataloader), dataloader.dataset.opt["name"]
         # Only rank 0 has a tb_logger, and any rank may get the images that it is to show.
         has_logger = all_reduce_sum(torch.tensor(int(tb_logger is not None), device=self.device)).item()
         num_pictures = self.val.tb_images if has_logger else 0
-        turns = self._take_turns(len(dataset))
-        for index in tqdm(turns, total=len(dataset), disable=rank != 0 or not self.val.pbar):
-            try:
-                loader.check_stop()
-            except ValidationStopped as stop:
-                results[index] = stop  # told to the other ranks, which wait below
-                break
-            data = default_collate([loader.items[index]])
-            if "unreadable" in data:
-                results[index] = data["unreadable"][0]
-                continue
-            self.feed_data(data)
-            self.test()
-            image = tensor2img([self.output])
-            results[index] = self._measure(image, metrics)
-            if self.val.bicubic:
-                bicubic = functional.interpolate(data["lq"], self.output.shape[-2:], mode="bicubic")
-                scores = self._measure(tensor2img([bicubic]), metrics)
-                results[index] |= {f"{metric}{BICUBIC}": score for metric, score in scores.items()}
-            stem = osp.splitext(osp.basename(data["lq_path"][0]))[0]
-            if save_img:
-                imwrite(image, self._image_path(name, stem, current_iter))
-            if index < num_pictures:
-                pictures[index] = f"{name}/{stem}", self.draw().clamp(0, 1).mul(255).byte().cpu()
-        if world > 1:
-            gathered: list[Any] = [None] * world
-            torch.distributed.all_gather_object(gathered, (results, pictures))
-            results, pictures = (dict(ChainMap(*parts)) for parts in zip(*gathered, strict=True))
-        for stop in results.values():
-            if isinstance(stop, ValidationStopped):
-                raise stop
+        share = self._validate_share(loader, current_iter, num_pictures=num_pictures, save_img=save_img)
+        results, pictures = self._gather(share)
         if tb_logger:
             for _, (tag, picture) in sorted(pictures.items()):
-                tb_logger.add_image(tag, picture, current_iter)
+                tb_logger.add_image(f"{name}/{tag}", picture, current_iter)
         measured = []
-        for index in range(len(dataset)):
+        for index in range(len(loader)):
             if isinstance(results[index], str):
                 loader.skip(results[index])
             else:
                 measured.append(results[index])
         if not measured:
-            get_root_logger().error(f"none of the {len(dataset)} images of {name} can be read")
-        elif metrics:
-            self._log_metrics(measured, name, current_iter, tb_logger, len(dataset) - len(measured))
+            get_root_logger().error(f"none of the {len(loader)} images of {name} can be read")
+        elif self.val.metrics:
+            self._log_metrics(measured, name, current_iter, tb_logger, len(loader) - len(measured))
 
-    def _measure(self, image: np.ndarray, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    def _validate_share(self, dataset: Dataset, current_iter: int | str, *, num_pictures: int, save_img: bool) -> Share:
+        """Take images until there are none left."""
+        share, items, names = Share(), ReadableItems(dataset), image_names(dataset)
+        turns = self._take_turns(len(items))
+        for index in tqdm(turns, total=len(items), disable=self.options.rank != 0 or not self.val.pbar):
+            data = default_collate([items[index]])
+            if "unreadable" in data:
+                share.results[index] = data["unreadable"][0]
+                continue
+            try:
+                self.feed_data(data)
+            except ValidationStopped as stop:
+                share.results[index] = stop  # told to the other ranks, which wait in `_gather`
+                break
+            data = default_collate([loader.items[index]])
+            if "unreadable" in data:
+                share.results[index] = data["unreadable"][0]
+                continue
+            self.feed_data(data)
+            self.test()
+            image = tensor2img([self.output])
+            share.results[index] = self._measure(image) | self._measure_bicubic(data)
+            name = names[index] if names else f"{index:04d}_{Path(data['lq_path'][0]).stem}"
+            if save_img:
+                imwrite(image, self._image_path(dataset.opt["name"], name, current_iter))
+            if index < num_pictures:
+                share.pictures[index] = name, self.draw().clamp(0, 1).mul(255).byte().cpu()
+        return share
+
+    def _gather(self, share: Share) -> tuple[Mapping[int, Any], Mapping[int, tuple[str, Tensor]]]:
+        """Results and pictures of all ranks. Raises ValidationStopped where one of them was stopped."""
+        shares = [share]
+        if self.options.world_size > 1:
+            shares = [None] * self.options.world_size
+            torch.distributed.all_gather_object(shares, share)
+        results = dict(ChainMap(*(one.results for one in shares)))
+        for stop in results.values():
+            if isinstance(stop, ValidationStopped):
+                raise stop
+        return results, dict(ChainMap(*(one.pictures for one in shares)))
+
+    def _measure(self, image: np.ndarray) -> dict[str, float]:
         """Metrics of image (H, W, 3) uint8 BGR against the GT of the last data, where there is one."""
         images = {"img": image} if self.gt is None else {"img": image, "img2": tensor2img([self.gt])}
-        return {name: float(calculate_metric(images, options)) for name, options in metrics.items()}
+        return {name: float(calculate_metric(images, opt)) for name, opt in (self.val.metrics or {}).items()}
+
+    def _measure_bicubic(self, data: Mapping[str, Tensor]) -> dict[str, float]:
+        """The same of upsampling data['lq'] (1, 3, h, w), where the yml asks for it."""
+        if not self.val.bicubic:
+            return {}
+        bicubic = functional.interpolate(data["lq"], self.output.shape[-2:], mode="bicubic")
+        scores = self._measure(tensor2img([bicubic]))
+        return {f"{metric}{BICUBIC}": score for metric, score in scores.items()}
 
     def _take_turns(self, count: int) -> Iterator[int]:
         """Each number below count on one rank: who is done takes the next, so that none waits for more than an image.
 
         Shares dealt beforehand would let the ranks with the smaller images wait, in the end beyond the group's timeout.
         """
-        if self.opt["world_size"] == 1:
+        if self.options.world_size == 1:
             yield from range(count)
             return
         turns = f"validation_{next(_validations)}"
@@ -118,31 +155,46 @@ class ValidationMixin(BaseModel):
         while (number := store.add(turns, 1) - 1) < count:
             yield number
 
-    def _image_path(self, dataset: str, stem: str, current_iter: int) -> str:
-        folder = self.opt["path"]["visualization"]
-        if self.opt["is_train"]:
-            return osp.join(folder, stem, f"{stem}_{current_iter}.png")
-        return osp.join(folder, dataset, f"{stem}_{self.val.suffix or self.opt['name']}.png")
+    def _image_path(self, dataset: str, name: str, current_iter: int | str) -> str:
+        folder = os.path.join(self.options.paths.visualization, dataset)
+        if self.is_train:
+            return os.path.join(folder, name, f"{os.path.basename(name)}_{current_iter}.png")
+        return os.path.join(folder, f"{name}_{self.val.suffix or self.options.name}.png")
 
     def _log_metrics(
-        self, results: list[dict[str, float]], dataset: str, current_iter: int, tb_logger: Any, left_out: int
+        self, results: list[dict[str, float]], dataset: str, current_iter: int | str, tb_logger: Any, left_out: int
     ) -> None:
         self._initialize_best_metric_results(dataset)
         images = f"{len(results)} images" + (f", {left_out} left out" if left_out else "")
-        means, lines = {}, [f"Validation {dataset} ({images})"]
+        self.metric_results, lines = {}, [f"Validation {dataset} ({images})"]
         for metric in results[0]:
             valid = [result[metric] for result in results if math.isfinite(result[metric])]
-            means[metric] = sum(valid) / len(valid) if valid else math.nan
-            line = f"\t # {metric}: {means[metric]:.4f}"
+            mean = sum(valid) / len(valid) if valid else math.nan
+            self.metric_results[metric] = mean
+            line = f"\t # {metric}: {mean:.4f}"
             if len(valid) < len(results):
                 line += f" (without {len(results) - len(valid)} images that have none)"
-            if self.opt["is_train"] and not metric.endswith(BICUBIC):
+            if self.is_train and not metric.endswith(BICUBIC):
                 if valid:
-                    self._update_best_metric_result(dataset, metric, means[metric], current_iter)
+                    self._update_best_metric_result(dataset, metric, mean, current_iter)
                 best = self.best_metric_results[dataset][metric]
                 line += f"\tBest: {best['val']:.4f} @ {best['iter']} iter"
             lines.append(line)
             if tb_logger:
-                tb_logger.add_scalar(f"metrics/{dataset}/{metric}", means[metric], current_iter)
-        self.metric_results = means
+                tb_logger.add_scalar(f"metrics/{dataset}/{metric}", mean, current_iter)
         get_root_logger().info("\n".join(lines) + "\n")
+
+
+def image_names(dataset: Dataset) -> list[str] | None:
+    """Of each image of a set a name of its own, the path below its data folder: see `names_below`.
+
+    None: it is neither a set of this project nor one of BasicSR's that lists its files.
+    """
+    if hasattr(dataset, "names"):
+        return dataset.names
+    paths = getattr(dataset, "paths", None)
+    if paths is None or len(paths) != len(dataset):
+        return None
+    roots = [dataset.opt.get(key) for key in ("dataroot_lq", "dataroot_gt", "dataroot")]
+    folders = [folder for root in roots if root for folder in ([root] if isinstance(root, str) else root)]
+    return names_below([path["lq_path"] if isinstance(path, Mapping) else path for path in paths], folders)

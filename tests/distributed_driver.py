@@ -14,7 +14,7 @@ import basicsr_compat  # isort: skip  (before anything imports BasicSR)
 import torch
 from basicsr.utils.misc import set_random_seed
 from small_models import iter_model_of, vqgan_model
-from small_networks import photo
+from small_networks import photo, small_iter
 from torch.utils.data import DataLoader
 
 from basicsr_compat.pipeline import distributed
@@ -61,7 +61,8 @@ def gradients(model, accumulate):
 
     for optimizer in model.optimizers:
         optimizer.register_step_pre_hook(record)
-    model.codebook_iter = None
+    if hasattr(model, "codebook"):
+        model.codebook.start_iter = None
     model.draw_training_masks = lambda shape: of_rank(MASKS, model.opt)
     for current_iter in range(1, accumulate + 1):
         model.feed_data(of_rank({key: value.roll(current_iter, 0) for key, value in PAIRS.items()}, model.opt))
@@ -86,8 +87,8 @@ def history(folder, rank):
     model = vqgan_model(folder, seed=rank, quantize_start_iter=3, revive_freq=2, accumulate=2, **GAN)
     set_random_seed(rank)
     states, made = [], []
-    set_codes = model._set_codes
-    model._set_codes = lambda indices, vectors: (made.append(len(indices)), set_codes(indices, vectors))
+    set_codes = model.codebook.set_codes
+    model.codebook.set_codes = lambda indices, vectors: (made.append(len(indices)), set_codes(indices, vectors))
     for current_iter in range(1, 9):
         batch = {"gt": photo(4, 3, 64, 64, seed=10 + current_iter)}
         model.feed_data(of_rank(batch, model.opt))
@@ -95,6 +96,20 @@ def history(folder, rank):
         nets = {name: model.get_bare_model(getattr(model, name)) for name in ("net_g", "net_g_ema", "net_d")}
         states.append({f"{net}.{key}": value.clone() for net in nets for key, value in nets[net].state_dict().items()})
     return {"states": states, "codes_made": made}
+
+
+def decoder_alone(folder, rank):
+    """Every tensor of stage I after each iteration of its decoder alone, from a checkpoint of rank 0."""
+    if rank == 0:
+        torch.save({"params": small_iter(seed=3).vqgan.state_dict()}, folder / "decoder.pth")
+    torch.distributed.barrier()
+    model = vqgan_model(folder, seed=rank, pretrained=folder / "decoder.pth", decoder_only=True, **GAN)
+    states = []
+    for current_iter in range(1, 4):
+        model.feed_data(of_rank({"gt": photo(4, 3, 64, 64, seed=10 + current_iter)}, model.opt))
+        model.optimize_parameters(current_iter)
+        states.append({name: value.clone() for name, value in model.get_bare_model(model.net_g).state_dict().items()})
+    return states
 
 
 # ---------------------------------------------------------------------------------------------------- validation
@@ -201,6 +216,7 @@ def compare(folder):
     own = folder / f"models{rank}"
     results["gradients"] = gradients_of_both_models(own, seed=rank)
     results["history"], results["again"] = history(own, rank), history(own, rank)
+    results["decoder_alone"] = decoder_alone(folder, rank)
     model = iter_model_of(own)
     synchronized = [*model.net_g.module.parameters(), *model.net_g.module.buffers()]
     frozen = {id(tensor) for tensor in (*model.iter.vqgan.parameters(), *model.iter.vqgan.buffers())}

@@ -61,6 +61,7 @@ def save_network(
     net_label: str,
     current_iter: int | str,
     param_key: str | list[str] = "params",
+    **record: Any,
 ) -> None:
     """Save networks as one file, whole or not at all.
 
@@ -68,6 +69,7 @@ def save_network(
 
     Args:
         current_iter: an iteration; -1, the outcome of the training; or 'best', of which only net_g is kept.
+        record: plain values that the file holds besides the networks.
 
     Raises:
         NotSaved: the outcome or the best could not be written. An iteration's that cannot is an error in the log.
@@ -77,7 +79,7 @@ def save_network(
     nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
     if len(nets) != len(keys):
         raise ValueError(f"{len(nets)} networks for {len(keys)} keys {keys}: the numbers must be the same")
-    content = {}
+    content = dict(record)
     for one, key in zip(nets, keys, strict=True):
         state = model.get_bare_model(one).state_dict()
         content[key] = {name.removeprefix("module."): value.detach().cpu() for name, value in state.items()}

@@ -116,8 +116,9 @@ def test_two_processes_train_and_validate_like_one(folder, vqgan):
     for name in ("psnr", "ssim", "psnr of bicubic"):
         assert len(logged(alone, name)) == 1 and logged(alone, name) == logged(output, name)
     for index in range(3):
-        one = cv2.imread(str(folder / f"results/alone/visualization/kodak24/{index}_alone.png"))
-        assert np.array_equal(one, cv2.imread(str(folder / f"experiments/two/visualization/{index}/{index}_3.png")))
+        one, other = f"results/alone/visualization/kodak24/{index}_alone.png", f"kodak24/{index}/{index}_3.png"
+        other = cv2.imread(str(folder / "experiments/two/visualization" / other))
+        assert np.array_equal(cv2.imread(str(folder / one)), other)
 
 
 def test_the_outcome_restores_photos(folder, trained):

@@ -1,6 +1,7 @@
 """Losses against values computed by hand, and metrics through BasicSR's own door."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric
 
 import iter_model  # noqa: F401
+from iter_model.pyiqa_metric import build_metric, create_metric
 from iter_model.token_loss import EvaluatorLoss
 
 
@@ -105,6 +107,45 @@ def test_weights_that_cannot_be_had_say_how_to_provide_them(monkeypatch):
     monkeypatch.setattr(pyiqa, "create_metric", fail)
     with pytest.raises(ValueError, match="(?s)metric='musiq'.*no route to host.*pretrained_model_path"):
         calculate_metric({"img": np.zeros((32, 32, 3), np.uint8)}, {"type": "pyiqa", "metric": "musiq"})
+
+
+def test_pickles_in_pyiqas_cache_are_not_run(tmp_path, monkeypatch):
+    """pyiqa reads them with weights_only=False."""
+    import pyiqa.archs.arch_util
+
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "proof"),)
+
+    torch.save({"params": Code()}, tmp_path / "cached.pth")
+    monkeypatch.setattr(pyiqa.archs.arch_util, "load_file_from_url", lambda url: str(tmp_path / "cached.pth"))
+    with pytest.raises(ValueError, match="metric='musiq' of pyiqa is not built.*holds more than weights"):
+        create_metric("musiq")
+    assert not (tmp_path / "proof").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_a_metric_that_runs_out_of_memory_is_no_nan(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    image = np.zeros((32, 32, 3), np.uint8)
+    monkeypatch.setattr(type(build_metric("psnr")), "forward", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        calculate_metric({"img": image, "img2": image}, {"type": "pyiqa", "metric": "psnr"})
+
+
+@pytest.mark.parametrize("metric", ["ssim", "ms_ssim", "vif", "cw_ssim", "mad", "piqe"])
+def test_an_image_too_small_for_a_metric_has_no_value(metric):
+    image = np.random.default_rng(0).integers(0, 256, (3, 3, 3), np.uint8)
+    assert math.isnan(calculate_metric({"img": image, "img2": image}, {"type": "pyiqa", "metric": metric}))
+
+
+def test_an_option_of_a_metric_may_be_a_list():
+    # It reaches pyiqa, which does not know this one.
+    image = np.zeros((64, 64, 3), np.uint8)
+    options = {"type": "pyiqa", "metric": "ms_ssim", "weights": [0.5, 0.5]}
+    with pytest.raises(ValueError, match="unexpected keyword argument 'weights'"):
+        calculate_metric({"img": image, "img2": image}, options)
 
 
 def test_pyiqa_loss_lowers_as_images_agree():

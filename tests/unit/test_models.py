@@ -38,7 +38,7 @@ def test_stage_one_learns(tmp_path):
 def test_codebook_starts_from_encoder_outputs(tmp_path):
     model = vqgan_model(tmp_path)
     model.feed_data(IMAGES)
-    model._initialize_codebook()
+    model._start_codebook()
     with torch.no_grad():
         latent = model.net_g.latent(IMAGES["gt"])
         used = model.quantizer.tokens(latent).unique()
@@ -62,13 +62,13 @@ def test_dead_codes_are_revived_and_live_ones_stay(tmp_path):
     train(model, 4, IMAGES)
     with torch.no_grad():
         model.quantizer.embedding.weight[:20] = 1e3  # nothing is near
-    model.code_counts.zero_()
+    model.codebook.counts.zero_()
     live = model.quantizer.embedding.weight[20:].clone()
     log = train(model, 1, IMAGES, first=5)
     weight = model.quantizer.embedding.weight
     assert log[-1]["codes_used"] <= 12
     assert weight[:20].abs().max() < 100 and torch.equal(model.net_g_ema.quantizer.embedding.weight[:20], weight[:20])
-    used = model.window_counts[20:] > 0
+    used = model.codebook.window_counts[20:] > 0
     assert torch.equal(weight[20:][used], live[used])
     log = train(model, 1, IMAGES, first=6)
     assert log[-1]["codes_used"] > 12

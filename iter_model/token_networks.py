@@ -1,0 +1,71 @@
+"""What stages II and III train, as one module (ITER, arXiv:2312.05616, Algorithm 1)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from iter_arch.iter_arch import ITER
+from iter_arch.sampling import draw_tokens
+
+TRAINED = ("lq_encoder", "refiner", "evaluator")
+
+
+class Predictions(NamedTuple):
+    """What one training step predicts. Logits (b, N or 2, h, w); S_l, S_r (b, h, w) int64: argmax of E_l, drawn from
+    phi_r."""
+
+    lq_logits: Tensor
+    refiner_logits: Tensor
+    drawn_logits: Tensor
+    evaluator_logits: Tensor
+    S_l: Tensor
+    S_r: Tensor
+
+
+class TrainedNetworks(nn.Module):
+    """E_l, phi_r and phi_e as one module, so that DistributedDataParallel sees one forward a step (Algorithm 1)."""
+
+    def __init__(self, net: ITER) -> None:
+        super().__init__()
+        for name in TRAINED:
+            setattr(self, name, getattr(net, name))
+
+    def forward(self, lq: Tensor, S_h: Tensor, m_t: Tensor, alpha: Tensor, uniform: Tensor) -> Predictions:
+        """One step of Algorithm 1.
+
+        Args:
+            lq: (b, 3, H/s, W/s). S_h: (b, h, w) int64, the tokens of the HQ image.
+            m_t: (b, h, w) bool, False = masked.
+            alpha: (b,) thresholds for m_l, as Eq. 6 uses one at test time.
+            uniform: (b, h, w) in [0, 1), for the draw from phi_r.
+        """
+        lq_logits = self.lq_encoder(lq)
+        S_l = lq_logits.detach().argmax(1)
+        evaluator = self.evaluator.context(S_l)
+        evaluator_logits = self.evaluator.logits(S_l, evaluator)
+        # What the evaluator believes, not whether S_l is right: the refiner will not be told the truth at test time.
+        m_l = evaluator_logits.detach().float().softmax(1)[:, 1] >= alpha[:, None, None]
+        refiner_logits = self.refiner(S_h, m_t, S_l, m_l)
+        drawn = draw_tokens(refiner_logits.detach().float().softmax(1), uniform)
+        S_r = torch.where(m_t, S_h, drawn)
+        return Predictions(lq_logits, refiner_logits, self.evaluator.logits(S_r, evaluator), evaluator_logits, S_l, S_r)
+
+
+@torch.no_grad()
+def init_from_codebook(net: ITER) -> None:
+    """Start from what the codebook knows: tokens with similar codes get similar embeddings and logits.
+
+    Embeddings and heads of E_l, phi_r and phi_e become the standardized codes, each in random directions of its own.
+    """
+    codes = net.vqgan.quantizer.embedding.weight
+    codes = (codes - codes.mean(0)) / codes.std()
+
+    def in_random_directions(dim: int) -> Tensor:
+        return codes @ nn.init.orthogonal_(codes.new_empty(codes.shape[1], dim))
+
+    for network in (net.refiner, net.evaluator):
+        dim = network.embedding.embedding_dim
+        network.embedding.weight[: len(codes)] = (dim / codes.shape[1]) ** 0.5 * in_random_directions(dim)
+    for network in (net.lq_encoder, net.refiner):
+        network.head.weight.copy_(0.1 * in_random_directions(network.head.in_channels)[..., None, None])
