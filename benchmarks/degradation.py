@@ -24,7 +24,8 @@ from plain import Degradation
 from torch.utils.data import default_collate
 from training import hardware
 
-from iter_data import SecondOrderDegradation, SecondOrderDegradationDataset, batch_to_pair, seeded
+from basicsr_compat.pipeline.randomness import seeded_globals
+from iter_data import SecondOrderDegradation, SecondOrderDegradationDataset, batch_to_pair
 from iter_data.images import list_images
 
 SCALE = 4
@@ -42,7 +43,7 @@ def basicsr_way(folder: str, size: int, batch: int, device: torch.device) -> Way
     degradation = Degradation(options, scale=SCALE, gt_size=size, device=device, queue_size=batch)
 
     def make(run: int) -> None:
-        with seeded(run):
+        with seeded_globals(run):
             torch.manual_seed(run)
             data = default_collate([dataset[i % len(dataset)] for i in range(run * batch, (run + 1) * batch)])
             data["gt"] = data["gt"][..., :size, :size].contiguous()

@@ -88,17 +88,15 @@ class ValidationMixin(BaseModel):
         elif self.val.metrics:
             self._log_metrics(measured, name, current_iter, tb_logger, len(loader) - len(measured))
 
-    def _validate_share(self, dataset: Dataset, current_iter: int | str, *, num_pictures: int, save_img: bool) -> Share:
+    def _validate_share(
+        self, loader: ReadableLoader, current_iter: int | str, *, num_pictures: int, save_img: bool
+    ) -> Share:
         """Take images until there are none left."""
-        share, items, names = Share(), ReadableItems(dataset), image_names(dataset)
-        turns = self._take_turns(len(items))
-        for index in tqdm(turns, total=len(items), disable=self.options.rank != 0 or not self.val.pbar):
-            data = default_collate([items[index]])
-            if "unreadable" in data:
-                share.results[index] = data["unreadable"][0]
-                continue
+        share, dataset, names = Share(), loader.dataset, image_names(loader.dataset)
+        turns = self._take_turns(len(loader))
+        for index in tqdm(turns, total=len(loader), disable=self.options.rank != 0 or not self.val.pbar):
             try:
-                self.feed_data(data)
+                loader.check_stop()
             except ValidationStopped as stop:
                 share.results[index] = stop  # told to the other ranks, which wait in `_gather`
                 break

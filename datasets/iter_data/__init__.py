@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 
 from iter_data.degradation import DEGRADATION_REGISTRY, Degradation, Pair, make_pair, read_degradation
-from iter_data.kernels import Kernels, draw_kernels, seeded
+from iter_data.kernels import Kernels, draw_kernels
 from iter_data.names import names_below
 from iter_data.pair_pool import PairPool
 from iter_data.second_order_dataset import SecondOrderDegradationDataset, batch_to_pair
@@ -33,6 +33,5 @@ __all__ = [
     "make_pair",
     "names_below",
     "read_degradation",
-    "seeded",
     "sharpen",
 ]

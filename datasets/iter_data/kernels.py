@@ -2,8 +2,6 @@
 
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -24,26 +22,9 @@ class Kernels(NamedTuple):
     sinc_kernel: Tensor
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run a block with `random` and `numpy.random` seeded by `seed` (>= 0; numpy takes its lower 32 bits), and put
-    their states back afterwards.
-
-    BasicSR's kernel functions draw from these global states; this makes them functions of a seed.
-    """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-
-
 def draw_kernels(options: SecondOrderOptions) -> Kernels:
     """Draw the kernels of one sample from the global `random` and `numpy.random` states, in the order in which
-    BasicSR's RealESRGANDataset draws them; wrap the call in `seeded(seed)` to make it a function of a seed.
+    BasicSR's RealESRGANDataset draws them; wrap the call in `seeded_globals(seed)` to make it a function of a seed.
 
     Returns kernel1 (k, k) with k = blur_kernel_size, kernel2 with k = blur_kernel_size2, and sinc_kernel (21, 21),
     which is a unit pulse where no final sinc filter was drawn.

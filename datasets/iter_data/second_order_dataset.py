@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from basicsr_compat.images import printable
+from basicsr_compat.pipeline.randomness import seeded_globals
 from iter_data.degradation import MIN_GT_SIZE, Degradation, Pair, make_pair, read_degradation
 from iter_data.images import PAUSES, UnreadableImage, decode_image, read_bytes, to_tensor
-from iter_data.kernels import seeded
 from iter_data.names import names_below, seed_of
 from iter_data.options import DatasetOptions, dataset_problems
 from iter_data.sharpening import sharpen
@@ -122,7 +122,7 @@ class SecondOrderDegradationDataset(Dataset):
     def sample(self, index: int, seed: int) -> dict[str, Any]:
         """Item `index` with all its random choices drawn from `seed`, 0 <= seed < 2^32; no global state changes."""
         # in the order in which BasicSR's RealESRGANDataset draws: flips, crop, kernels
-        with seeded(seed):
+        with seeded_globals(seed):
             image, path = self._read(index)
             if self.phase == "train":
                 image = self._crop(self._flip(image), path)

@@ -13,13 +13,13 @@ from basicsr.models.realesrgan_model import RealESRGANModel
 from basicsr.utils import DiffJPEG, USMSharp
 from scipy.stats import ks_2samp
 
+from basicsr_compat.pipeline.randomness import seeded_globals
 from iter_data import (
     Kernels,
     SecondOrderDegradation,
     SecondOrderDegradationDataset,
     draw_kernels,
     make_pair,
-    seeded,
     sharpen,
 )
 
@@ -66,7 +66,7 @@ def test_equal_draws_give_basicsrs_gt_and_kernels(tmp_path, size):
                                 **{key: getattr(options, key) for key in KERNEL_KEYS}})  # fmt: skip
     ours = SecondOrderDegradationDataset({**shared, "gt_size": 400, "scale": 4, "degradation": changed})
     for seed in range(60):
-        with seeded(seed):
+        with seeded_globals(seed):
             expected = theirs[0]
         item = ours.sample(0, seed)
         for key in ("gt", "kernel1", "kernel2", "sinc_kernel"):
@@ -91,7 +91,7 @@ def seed_everything(seed):
 
 
 def kernels_of(options, seed, count):
-    with seeded(seed):
+    with seeded_globals(seed):
         drawn = [draw_kernels(options) for _ in range(count)]
     return Kernels(*map(torch.stack, zip(*drawn, strict=True)))
 

@@ -10,13 +10,13 @@ from basicsr.data.degradations import generate_gaussian_noise_pt, generate_poiss
 from basicsr.utils import DiffJPEG, USMSharp
 from basicsr.utils.img_process_util import filter2D
 
+from basicsr_compat.pipeline.randomness import seeded_globals
 from iter_data import (
     Kernels,
     SecondOrderDegradation,
     batch_to_pair,
     degrade,
     draw_kernels,
-    seeded,
     sharpen,
     sharpening,
 )
@@ -33,7 +33,7 @@ def photo(batch=2, height=64, width=96, seed=0):
 
 
 def kernels_for(batch, options, seed=0):
-    with seeded(seed):
+    with seeded_globals(seed):
         drawn = [draw_kernels(options) for _ in range(batch)]
     return Kernels(*map(torch.stack, zip(*drawn, strict=True)))
 

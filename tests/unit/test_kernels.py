@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from iter_data import SecondOrderDegradation, draw_kernels, seeded
+from basicsr_compat.pipeline.randomness import seeded_globals
+from iter_data import SecondOrderDegradation, draw_kernels
 
 
 def draw(seed, **options):
-    with seeded(seed):
+    with seeded_globals(seed):
         return draw_kernels(SecondOrderDegradation(**options))
 
 
@@ -30,7 +31,7 @@ def test_a_seed_gives_one_set_of_kernels():
 
 def test_seeded_leaves_the_global_states_as_they_were_even_after_an_error():
     before = random.getstate(), np.random.get_state()[1].tolist()
-    with pytest.raises(RuntimeError), seeded(3):
+    with pytest.raises(RuntimeError), seeded_globals(3):
         draw_kernels(SecondOrderDegradation())
         raise RuntimeError
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
