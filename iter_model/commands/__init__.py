@@ -16,6 +16,8 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from iter_model.commands import shipped
+
 # Name: (module, summary).
 COMMANDS = {
     "train": ("iter_model.commands.train_test", "train the networks that an option file describes"),
@@ -65,9 +67,19 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
-    args = build_parser(argv[0] if argv else None).parse_args(argv)
+    parser = build_parser(argv[0] if argv else None)
+    args = parser.parse_args(argv)
+    try:
+        shipped.resolve(args)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     try:
         return importlib.import_module(COMMANDS[args.command][0]).run(args, argv[1:])
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "basicsr":
+            raise
+        print(f"{parser.prog} {args.command} needs BasicSR: python -m basicsr_compat.install", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
