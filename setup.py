@@ -38,7 +38,7 @@ setup(
     package_data={
         "": ["py.typed"],
         "iter_arch": ["weights/*"],
-        **{package: ["*.md", "*.png", "*.yml"] for package in shipped},
+        **{package: ["*.jpg", "*.md", "*.png", "*.yml"] for package in shipped},
     },
     entry_points={"console_scripts": ["basicsr=iter_model.commands:main"]},
     install_requires=[

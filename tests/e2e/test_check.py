@@ -100,3 +100,9 @@ def test_a_training_with_mistakes_names_them_all_and_makes_nothing(folder):
     assert code == 2 and sorted(folder.rglob("*")) == before
     assert "basicsr train: error: train.ema_decay=2 must be" in output
     assert "basicsr train: error: datasets.val.seed=-1 must be" in output and "Traceback" not in output
+
+
+def test_the_projects_own_files_are_checked_from_any_folder(tmp_path):
+    code, output = check(tmp_path, "-opt", "iter:test_iter.yml")
+    assert code == 0, output
+    assert "datasets.test: 7 images" in output and output.endswith("all well\n")
