@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import pickle
 import re
-from collections.abc import Iterator
+import runpy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -120,3 +122,15 @@ def pyiqa(
         if _TOO_SMALL.search(str(error)):
             return float("nan")
         raise
+
+
+def better(section: Mapping[str, Any]) -> str | None:
+    """Which values of the metric that a yml's section names are better, 'higher' or 'lower'; None where pyiqa does not
+    know the metric. Read from pyiqa's table, without the seconds that an import of pyiqa takes."""
+    folder = importlib.util.find_spec("pyiqa").submodule_search_locations[0]
+    known = runpy.run_path(os.path.join(folder, "default_model_configs.py"))["DEFAULT_CONFIGS"]
+    found = known.get(section.get("metric"))
+    return found and ("lower" if found.get("lower_better", False) else "higher")
+
+
+pyiqa.better = better  # for the check of val.key_metric

@@ -22,7 +22,7 @@ def save_best(model: BaseModel, val: dict[str, Any], current_iter: int) -> None:
     if not math.isfinite(value):
         return
     progress = progress_of(model)
-    sign = 1 if val["metrics"][name].get("better", "higher") == "higher" else -1
+    sign = 1 if val["metrics"][name]["better"] == "higher" else -1
     best = progress.best
     if best is not None and best["metric"] == name and sign * value < sign * best["value"]:
         return

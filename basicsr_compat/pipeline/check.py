@@ -73,9 +73,12 @@ class LoggerOptions:
 
 def problems_of(opt: dict, is_train: bool) -> list[str]:
     """Everything that is wrong with completed options, a line for each problem; files aside."""
-    problems = [*_name_problems(opt["name"]), *_unregistered(opt), *_unknown_key_metric(opt)]
+    problems = [
+        *_name_problems(opt["name"]),
+        *_unregistered(opt),
+    ]
     if is_train:
-        problems += _impossible_numbers(opt)
+        problems += [*_impossible_numbers(opt), *_key_metric_problems(opt)]
     problems += problems_in(opt["num_gpu"], Natural | Literal["auto"], "num_gpu")
     problems += problems_in(opt["manual_seed"], Natural | None, "manual_seed")
     return problems + [*_path_problems(opt, is_train), *_declared_problems(opt, is_train)]
@@ -200,7 +203,19 @@ def _impossible_numbers(opt: dict) -> Iterator[str]:
             yield f"train.scheduler.periods={format_value(periods)} must add up to train.total_iter={total} at least"
 
 
-def _unknown_key_metric(opt: dict) -> Iterator[str]:
+# BasicSR's metrics; those of others say it by an attribute: `metric.better = lambda section: "lower"`.
+_BETTER = {"calculate_psnr": "higher", "calculate_ssim": "higher", "calculate_niqe": "lower"}
+
+
+def better_of(section: Mapping[str, Any]) -> str | None:
+    """Which values of a metric are better, 'higher' or 'lower'; None where neither its section nor it says so."""
+    if "better" in section or not isinstance(section.get("type"), str):
+        return section.get("better")
+    says = getattr(registered("metric").find(section["type"]), "better", None)
+    return says(section) if says else _BETTER.get(section["type"])
+
+
+def _key_metric_problems(opt: dict) -> Iterator[str]:
     val = opt.get("val") or {}
     metrics = val.get("metrics")
     name, known = val.get("key_metric"), list(metrics) if isinstance(metrics, dict) else []
@@ -208,6 +223,11 @@ def _unknown_key_metric(opt: dict) -> Iterator[str]:
         yield (
             f"val.key_metric={format_value(name)} must be the name of one of val.metrics: "
             f"{', '.join(map(str, known)) or 'there are none'}{nearest(name, known)}"
+        )
+    elif name is not None and isinstance(metrics[name], dict) and better_of(metrics[name]) is None:
+        yield (
+            f"val.metrics.{name}.better is missing: val.key_metric keeps the best model, and "
+            f"{format_value(metrics[name].get('type'))} does not say whether higher or lower is better"
         )
 
 

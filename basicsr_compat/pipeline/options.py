@@ -200,7 +200,7 @@ def examine(args: argparse.Namespace, root_path: str, is_train: bool | None) -> 
     unfit += check.missing_options(opt, is_train)
     if unfit:
         return opt, check.one_per_field([*problems, *unfit]), []
-    _complete(opt)
+    _complete(opt, is_train)
     problems += check.problems_of(opt, is_train)
     missing = check.missing_files(opt)
     check.report_misspelt(opt, warn)
@@ -212,7 +212,7 @@ def examine(args: argparse.Namespace, root_path: str, is_train: bool | None) -> 
     return opt, check.one_per_field(problems), missing
 
 
-def _complete(opt: dict) -> None:
+def _complete(opt: dict, is_train: bool) -> None:
     """Put values into the form that their readers expect, as far as the options need not be right for it."""
     if type(opt["name"]) is int:
         opt["name"] = str(opt["name"])
@@ -220,6 +220,10 @@ def _complete(opt: dict) -> None:
         dataset["phase"] = phase.split("_")[0]
         if "scale" in opt:
             dataset["scale"] = opt["scale"]
+    metrics = (opt.get("val") or {}).get("metrics")
+    for section in metrics.values() if isinstance(metrics, dict) and is_train else ():
+        if isinstance(section, dict) and (better := check.better_of(section)):
+            section["better"] = better  # BasicSR's record of the best takes higher for better
     _expand_paths(opt)
 
 

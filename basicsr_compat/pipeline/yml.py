@@ -98,7 +98,8 @@ def _misread_names(loader: OptionLoader, node: yaml.Node | None) -> Iterator[str
         value = loader.construct_object(scalar)
         if isinstance(value, str) or value is None or (type(value) is int and str(value) == scalar.value):
             continue
-        yield f"{where}: {scalar.value} is read as {str(value).lower()} by YAML; put it in quotes: '{scalar.value}'"
+        read_as = str(value).lower() if isinstance(value, int | float) else f"a {type(value).__name__}"
+        yield f"{where}={scalar.value} is read as {read_as} by YAML; put it in quotes: '{scalar.value}'"
 
 
 def _scalars(node: yaml.Node | None, where: str = "", depth: int = 3) -> Iterator[tuple[str, yaml.ScalarNode]]:

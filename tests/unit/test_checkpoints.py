@@ -189,3 +189,20 @@ def test_a_seed_that_was_drawn_is_kept(model, tmp_path):
     opt = options(tmp_path, auto_resume=True, manual_seed=5)
     load_resume_state(opt)
     assert opt["manual_seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"params": {"weight": torch.zeros(1)}}, r"weights of a network \('params'\), not the state of a training"),
+        ({"conv.weight": torch.zeros(1)}, r"weights of a network \('conv.weight'\).*set path\.pretrain_network_g"),
+        ({"iter": 3}, "does not hold the state of a training"),
+        ([1, 2], "does not hold the state of a training"),
+    ],
+)
+def test_what_is_no_state_is_named_as_what_it_is(tmp_path, content, message):
+    torch.save(content, tmp_path / "net_g_latest.pth")
+    opt = options(tmp_path)
+    opt["path"]["resume_state"] = str(tmp_path / "net_g_latest.pth")
+    with pytest.raises(OptionProblems, match=rf"path\.resume_state=.*{message}"):
+        load_resume_state(opt)

@@ -10,9 +10,11 @@ import pytest
 import torch
 import yaml
 from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import METRIC_REGISTRY
 from small_networks import VQGAN, config
 
 import iter_model  # noqa: F401
+from basicsr_compat.pipeline.data import build_set
 from basicsr_compat.pipeline.options import add_arguments, read_options
 from basicsr_compat.schema import OptionProblems
 
@@ -542,3 +544,112 @@ def test_nothing_in_place_of_a_section_or_value_is_a_fault(parse, value):
         section[path[-1]] = value
         with contextlib.suppress(OptionProblems):
             parse(yaml.safe_dump(run))
+
+
+# ---------------------------------------------------------------------------------------- the best model
+
+
+@pytest.mark.parametrize(
+    ("metric", "better"),
+    [
+        ({"type": "calculate_psnr", "crop_border": 2}, "higher"),
+        ({"type": "calculate_niqe", "crop_border": 2}, "lower"),
+        ({"type": "calculate_niqe", "crop_border": 2, "better": "higher"}, "higher"),  # who says so gets it
+        ({"type": "pyiqa", "metric": "niqe"}, "lower"),
+        ({"type": "pyiqa", "metric": "lpips"}, "lower"),
+        ({"type": "pyiqa", "metric": "musiq"}, "higher"),
+    ],
+)
+def test_a_metric_knows_which_values_are_better(parse, metric, better):
+    opt = parse(change("val", {"metrics": {"m": metric}, "key_metric": "m"}))
+    assert opt["val"]["metrics"]["m"]["better"] == better
+
+
+def test_a_key_metric_that_does_not_know_it_must_be_told(parse, monkeypatch):
+    def sharpness(img, **kwargs):
+        return 1.0
+
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "sharpness", sharpness)
+    val = {"metrics": {"m": {"type": "sharpness"}}}
+    parse(change("val", val))
+    with pytest.raises(OptionProblems, match=r"val\.metrics\.m\.better is missing: val\.key_metric"):
+        parse(change("val", val | {"key_metric": "m"}))
+    parse(change("val", {"metrics": {"m": {"type": "sharpness", "better": "lower"}}, "key_metric": "m"}))
+
+
+# ---------------------------------------------------------------------------------------- files that read otherwise
+
+
+def test_a_key_given_twice_is_a_problem(parse):
+    text = yaml.safe_dump(OPTIONS).replace("  total_iter: 10", "  total_iter: 10\n  total_iter: 20")
+    with pytest.raises(OptionProblems, match=r"^train\.total_iter is given twice, in lines \d+ and \d+"):
+        parse(text)
+    with pytest.raises(OptionProblems, match=r"^scale is given twice"):
+        parse(yaml.safe_dump(OPTIONS) + "scale: 4\n")
+
+
+def test_a_key_in_two_sections_and_a_merged_section_are_none(parse):
+    text = yaml.safe_dump(OPTIONS, sort_keys=False).replace("val_1:", "val_1: &one")
+    opt = parse(text.replace("network_g:", "  val_2:\n    <<: *one\n    name: two\nnetwork_g:", 1))
+    assert opt["datasets"]["val_2"] == opt["datasets"]["val_1"] | {"name": "two"}
+
+
+@pytest.mark.parametrize("name", ["on", "yes", "Off", "007", "1e3", "2026-01-02", "1_000"])
+def test_a_name_that_yaml_reads_otherwise_is_a_problem(parse, name):
+    with pytest.raises(OptionProblems, match=rf"^name={name} is read as .* by YAML; put it in quotes: '{name}'$"):
+        parse(yaml.safe_dump(OPTIONS).replace("name: small", f"name: {name}"))
+    assert parse(yaml.safe_dump(OPTIONS).replace("name: small", f"name: '{name}'"))["name"] == name
+
+
+def test_a_number_may_be_a_name(parse):
+    assert parse(change("name", 12))["name"] == "12"
+    assert parse(change("datasets.val_1.name", 12))["datasets"]["val_1"]["name"] in (12, "12")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_a_file_in_another_encoding_is_told_to_be_utf8(tmp_path, encoding):
+    text = "# größer\n" + yaml.safe_dump(OPTIONS)
+    (tmp_path / "x.yml").write_bytes((b"\xff\xfe" if encoding == "utf-16-le" else b"") + text.encode(encoding))
+    with pytest.raises(OptionProblems, match="save it in UTF-8"):
+        read(["-opt", str(tmp_path / "x.yml")], str(tmp_path))
+
+
+def test_a_byte_order_mark_of_utf8_is_no_harm(tmp_path, parse):
+    (tmp_path / "bom.yml").write_bytes(b"\xef\xbb\xbf" + yaml.safe_dump(OPTIONS).encode())
+    assert read(["-opt", "bom.yml"], str(tmp_path))["name"] == "small"
+
+
+def test_paths_may_have_home_and_variables_and_a_slash_at_the_end(parse, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DATA", str(tmp_path))
+
+    def place(content):
+        content["datasets"]["train"]["dataroot_gt"] = "$HOME/images/"
+        content["datasets"]["val_1"]["dataroot_gt"] = ["~/images", "${DATA}/images/"]
+        content["path"]["pretrain_network_g"] = "$DATA/weights.pth"
+
+    opt = parse(place)
+    images = str(tmp_path / "images")
+    assert opt["datasets"]["train"]["dataroot_gt"] == images
+    assert opt["datasets"]["val_1"]["dataroot_gt"] == [images, images]
+    assert opt["path"]["pretrain_network_g"] == str(tmp_path / "weights.pth")
+
+
+def test_an_lmdb_may_be_named_with_a_slash_at_the_end(tmp_path):
+    for name in ("lq.lmdb", "gt.lmdb"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "meta_info.txt").write_text("a.png (8,8,3) 1\n")
+    change("datasets.val_1.dataroot_gt", "x")(content := copy.deepcopy(OPTIONS))
+    content["datasets"]["val_1"] |= {"io_backend": {"type": "lmdb"}}
+    content["datasets"]["val_1"] |= {f"dataroot_{kind}": str(tmp_path / f"{kind}.lmdb/") + "/" for kind in ("lq", "gt")}
+    content["datasets"]["train"] |= {f"dataroot_{kind}": str(tmp_path) for kind in ("lq", "gt")}
+    (tmp_path / "x.yml").write_text(yaml.safe_dump(content))
+    opt = read(["-opt", str(tmp_path / "x.yml")], str(tmp_path))
+    assert len(build_set("val_1", opt["datasets"]["val_1"])) == 1
+
+
+def test_one_process_uses_one_gpu_and_says_how_to_use_all(parse, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert parse(change("num_gpu", "auto"))["num_gpu"] == 1
+    assert "torchrun --nproc_per_node=4 --no-python basicsr train" in capsys.readouterr().err
+    assert parse(change("num_gpu", 4), "--launcher", "pytorch")["num_gpu"] == 4
