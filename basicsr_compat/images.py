@@ -277,6 +277,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     while match := _MARKER.search(data, position):
         marker, position = match[1][0], match.end()
         length = int.from_bytes(data[position : position + 2], "big") if marker != _END else 0
+        if position + length > len(data):
+            return
         yield marker, data[position + 2 : position + length]
         if marker == _END:
             return

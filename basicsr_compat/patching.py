@@ -178,14 +178,14 @@ class _Hook(importlib.abc.MetaPathFinder):
     def watch(self, name: str, callback: Callable) -> None:
         self.install()
         module = sys.modules.get(name)
-        if _is_importing(module) and name not in self._executed:
+        if is_importing(module) and name not in self._executed:
             importlib.import_module(name)  # in another thread: wait for it
         with self._lock:
             callbacks = self._callbacks.setdefault(name, [])
             if callback not in callbacks:
                 callbacks.append(callback)
             module = sys.modules.get(name)
-            ready = isinstance(module, types.ModuleType) and (name in self._executed or not _is_importing(module))
+            ready = isinstance(module, types.ModuleType) and (name in self._executed or not is_importing(module))
         if ready:
             callback(module)
 
@@ -219,7 +219,8 @@ class _Hook(importlib.abc.MetaPathFinder):
             names.discard(fullname)
 
 
-def _is_importing(module: types.ModuleType | None) -> bool:
+def is_importing(module: types.ModuleType | None) -> bool:
+    """Whether a module is there but has not run to its end."""
     return getattr(getattr(module, "__spec__", None), "_initializing", False)
 
 

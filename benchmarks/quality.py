@@ -31,11 +31,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import iter_arch
+from basicsr_compat.images import is_image, read_photo
 from iter_arch.color import low_frequencies, match_color
 from iter_arch.released import tuned_sampling
 from iter_arch.tiling import pad_to_multiple
 from iter_data import SecondOrderDegradationDataset
-from iter_model.image_io import is_image, read_image
 from iter_model.pyiqa_metric import create_metric
 from iter_model.vgg_loss import VGGLoss
 
@@ -87,7 +87,7 @@ def degraded(folder: str, scale: int, seed: int) -> list[Photo]:
 def real(folder: str) -> list[Photo]:
     """The photos of a folder as they are."""
     paths = sorted(path for path in Path(folder).iterdir() if is_image(path))
-    images = [read_image(path).rgb for path in paths]
+    images = [read_photo(path).rgb for path in paths]
     tensors = [torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None] for image in images]
     return [Photo(path.stem, tensor, None) for path, tensor in zip(paths, tensors, strict=True)]
 

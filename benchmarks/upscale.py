@@ -22,8 +22,12 @@ import torch
 from PIL import Image
 
 import iter_arch
-from iter_model import upscale
-from iter_model.image_io import read_image, write_image
+from basicsr_compat.images import read_photo
+from iter_arch.color import DEFAULT_LEVELS
+from iter_model.photo.folders import Job
+from iter_model.photo.jobs import restore_files
+from iter_model.photo.restorer import Restorer, choose_device, choose_tile
+from iter_model.photo.writer import write_photo
 
 SIZES = ((480, 270), (680, 382), (960, 540))
 # Runs the command and tells processor seconds and peak memory in MiB, which Linux keeps for every process. Not the peak
@@ -82,12 +86,20 @@ def sizes(args: argparse.Namespace, folder: Path) -> None:
         )
 
 
-def restorer(args: argparse.Namespace, folder: Path, batch: int) -> upscale.Restorer:
+def restorer(args: argparse.Namespace, folder: Path, batch: int) -> Restorer:
     """What the command makes of its default options."""
-    device = upscale.choose_device("auto")
+    device = choose_device("auto")
     net = iter_arch.load_pretrained(weights(args.model, folder)).to(device)
     config = iter_arch.SamplingConfig(steps=args.steps or 8)
-    return upscale.Restorer(net, config, 0, upscale.choose_tile(None, net), batch, True)
+    return Restorer(
+        net=net,
+        config=config,
+        seed=0,
+        tile=choose_tile(None, net),
+        batch=batch,
+        color_correction="wavelet",
+        color_levels=DEFAULT_LEVELS,
+    )
 
 
 def compare(runs: dict, repeats: int) -> None:
@@ -110,19 +122,19 @@ def overlap(args: argparse.Namespace, folder: Path) -> None:
     jobs = []
     for index in range(args.images):
         source = photo(folder / f"{index}.png", args.width + index, args.width * 3 // 4)
-        jobs.append((source, folder / f"{index}_out.png"))
+        jobs.append(Job(source, folder / f"{index}_out.png"))
     one = restorer(args, folder, 1)
 
     def sequential() -> None:
         for source, target in jobs:
-            write_image(target, one.restore([read_image(source)])[0])
+            write_photo(target, one.restore([read_photo(source)])[0])
 
-    compare({"one after another": sequential, "beside": lambda: upscale.restore_files(one, jobs)}, args.repeats)
+    compare({"one after another": sequential, "beside": lambda: restore_files(one, jobs)}, args.repeats)
 
 
 def batch(args: argparse.Namespace, folder: Path) -> None:
     """An image of many tiles in batches of several sizes."""
-    source = read_image(photo(folder / "a.png", args.width * 2, args.width))
+    source = read_photo(photo(folder / "a.png", args.width * 2, args.width))
     runs = {}
     for size in args.batches:
         one = restorer(args, folder, size)

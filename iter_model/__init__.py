@@ -1,10 +1,34 @@
-"""Training, evaluation and commands of ITER (arXiv:2312.05616). Importing it registers every model, loss and metric."""
+"""Training, evaluation and commands of ITER (arXiv:2312.05616).
 
-import basicsr_compat  # noqa: F401, I001  (before BasicSR: it does not import on current torchvision without it)
+Every model, loss and metric of this package is in BasicSR's registries as soon as both are imported. BasicSR is not
+imported for it: the `basicsr` command restores photos without.
+"""
 
 import importlib
+import sys
+import types
 from pathlib import Path
 
-for _file in sorted(Path(__file__).parent.glob("*.py")):
-    if _file.stem.endswith(("_model", "_loss", "_metric")):
-        importlib.import_module(f"{__name__}.{_file.stem}")
+from basicsr_compat.patching import is_importing, when_imported
+
+_REGISTERED = [
+    f"{__name__}.{file.stem}"
+    for file in sorted(Path(__file__).parent.glob("*.py"))
+    if file.stem.endswith(("_model", "_loss", "_metric"))
+]
+
+
+# Any of them may be what imports BasicSR; then it has to run to its end first.
+_WATCHED = ["basicsr", "iter_arch", "iter_data", *_REGISTERED]
+
+
+def _register(imported: types.ModuleType) -> None:
+    """Called when one of `_WATCHED` has been imported."""
+    unfinished = [name for name in _WATCHED if name != imported.__name__ and is_importing(sys.modules.get(name))]
+    if "basicsr" in sys.modules and not unfinished:
+        for name in _REGISTERED:
+            importlib.import_module(name)
+
+
+for _name in _WATCHED:
+    when_imported(_name, _register)

@@ -5,13 +5,10 @@ Two rows are elsewhere: out of GPU memory in test_upscale.py, a folder that vani
 """
 
 import copy
-import io
 import logging
 import os
 import pickle
-import struct
 import sys
-import zlib
 from collections import Counter
 
 import cv2
@@ -23,66 +20,20 @@ from basicsr.archs.edsr_arch import EDSR as EDSRNetwork
 from basicsr.data import build_dataset
 from basicsr.utils import logger
 from commands import BASICSR, call, torchrun
+from photos import encoded, rotated, smooth, unusable
+from pickles import Code
 from PIL import Image
 from small_networks import config, small_iter
 
 import iter_arch
+from basicsr_compat.images import Photo, read_photo
 from basicsr_compat.pipeline.data import ReadableItems
 from iter_model import commands
-from iter_model.image_io import Photo, read_image, write_image
+from iter_model.photo.writer import write_photo
 from iter_model.pyiqa_metric import create_metric
 
 SAMPLING = {"steps": 2}
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
-
-
-def pixels(*size, seed=0):
-    """A smooth photo (H, W, 3) of uint8 whose JPEG is close to it."""
-    small = np.random.default_rng(seed).integers(40, 216, (3, 4, 3), dtype=np.uint8)
-    return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
-
-
-def encoded(image, kind="PNG", **options):
-    file = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def rotated(image):
-    """A JPEG of the image as a camera held on its side notes it."""
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    return encoded(np.rot90(image), "JPEG", exif=tags, quality=100, subsampling=0)
-
-
-def bomb(side):
-    """A PNG file of a few bytes that claims side x side pixels."""
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-
-def unusable(image):
-    """Files that are no image, or not all of one; their names say what they are, or pretend to be."""
-    files = {"letter.jpg": b"no image", "empty.png": b"", "huge.png": bomb(100_000)}
-    for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
-        whole = encoded(image, kind)
-        files[f"cut.{kind.lower()}"] = whole[: len(whole) // 2]
-    return files
-
-
-class Code:
-    """A pickle that creates a file where it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
 
 
 def content(folder):
@@ -105,18 +56,18 @@ def upscaled(folder):
     """The folder after `upscale` of every kind of file, the exit code and the output."""
     photos = folder / "photos"
     photos.mkdir()
-    image = pixels(24, 32)
+    image = smooth(24, 32)
     floats = image.astype(np.float32) / 255
     opacity = np.linspace(0, 1, 32, dtype=np.float32)[None].repeat(24, axis=0)
-    write_image(photos / "rgb.png", Photo(floats))
-    write_image(photos / "gray.png", Photo(floats[..., :1].repeat(3, axis=2), is_gray=True))
-    write_image(photos / "rgba.png", Photo(floats, opacity))
-    write_image(photos / "deep.png", Photo(floats, bit_depth=16))
+    write_photo(photos / "rgb.png", Photo(floats))
+    write_photo(photos / "gray.png", Photo(floats[..., :1].repeat(3, axis=2), is_gray=True))
+    write_photo(photos / "rgba.png", Photo(floats, opacity))
+    write_photo(photos / "deep.png", Photo(floats, bit_depth=16))
     (photos / "cmyk.jpg").write_bytes(encoded(Image.fromarray(image).convert("CMYK"), "JPEG", quality=100))
     (photos / "turned.jpg").write_bytes(rotated(image))
     for height, width in ((1, 1), (1, 2000), (2000, 1), (5, 7)):
-        write_image(photos / f"{height}x{width}.png", Photo(pixels(height, width).astype(np.float32) / 255))
-    for name, data in unusable(pixels(200, 200)).items():
+        write_photo(photos / f"{height}x{width}.png", Photo(smooth(height, width).astype(np.float32) / 255))
+    for name, data in unusable(smooth(200, 200)).items():
         (photos / f"bad-{name.replace('.', '-')}").write_bytes(data)
     words = ["-i", "photos", "-o", "out", "--model", "small.safetensors", "--steps", "2"]
     return folder, *call(folder, BASICSR, "upscale", *words)
@@ -136,7 +87,7 @@ def test_upscale_names_skips_and_counts_what_is_no_image(upscaled):
 
 def test_upscale_restores_every_kind_as_what_it_is(upscaled):
     out = upscaled[0] / "out"
-    photos = {path.stem: read_image(path) for path in out.iterdir()}
+    photos = {path.stem: read_photo(path) for path in out.iterdir()}
     kinds = {name: (photo.bit_depth, photo.is_gray, photo.alpha is not None) for name, photo in photos.items()}
     plain = (8, False, False)
     sizes = {f"{height}x{width}": plain for height, width in ((1, 1), (1, 2000), (2000, 1), (5, 7))}
@@ -191,19 +142,19 @@ def pairs(folder):
         (folder / "lq" / name).write_bytes(lq)
         (folder / "gt" / name).write_bytes(gt)
 
-    lq, gt = pixels(16, 24), encoded(pixels(64, 96))
+    lq, gt = smooth(16, 24), encoded(smooth(64, 96))
     pair("plain.png", encoded(lq), gt)
-    pair("gray.png", encoded(lq[..., 0]), encoded(pixels(64, 96)[..., 0]))
-    write_image(folder / "deep.png", Photo(lq.astype(np.float32) / 255, bit_depth=16))
+    pair("gray.png", encoded(lq[..., 0]), encoded(smooth(64, 96)[..., 0]))
+    write_photo(folder / "deep.png", Photo(lq.astype(np.float32) / 255, bit_depth=16))
     pair("deep.png", (folder / "deep.png").read_bytes(), gt)
-    pair("cmyk.jpg", encoded(Image.fromarray(lq).convert("CMYK"), "JPEG"), encoded(pixels(64, 96), "JPEG"))
-    pair("turned.jpg", rotated(lq), rotated(pixels(64, 96)))
-    pair("1x1.png", encoded(pixels(1, 1)), encoded(pixels(4, 4)))
-    pair("1x300.png", encoded(pixels(1, 300)), encoded(pixels(4, 1200)))
-    for name, data in unusable(pixels(200, 200)).items():
+    pair("cmyk.jpg", encoded(Image.fromarray(lq).convert("CMYK"), "JPEG"), encoded(smooth(64, 96), "JPEG"))
+    pair("turned.jpg", rotated(lq), rotated(smooth(64, 96)))
+    pair("1x1.png", encoded(smooth(1, 1)), encoded(smooth(4, 4)))
+    pair("1x300.png", encoded(smooth(1, 300)), encoded(smooth(4, 1200)))
+    for name, data in unusable(smooth(200, 200)).items():
         pair(f"bad-lq-{name}", data, gt)
     pair("bad-gt.png", encoded(lq), gt[: len(gt) // 2])
-    pair("bad-size.png", encoded(lq), encoded(pixels(64, 92)))
+    pair("bad-size.png", encoded(lq), encoded(smooth(64, 92)))
     return folder
 
 
@@ -281,11 +232,11 @@ def photos(folder):
     for name in ("train", "photo", "nothing"):
         (folder / name).mkdir()
     for index in range(4):
-        (folder / f"train/{index}.png").write_bytes(encoded(pixels(64, 64, seed=index)))
-    bad = unusable(pixels(64, 64))
+        (folder / f"train/{index}.png").write_bytes(encoded(smooth(64, 64, seed=index)))
+    bad = unusable(smooth(64, 64))
     for name in ("letter.jpg", "cut.png", "cut.jpeg", "empty.png"):
         (folder / "train" / name).write_bytes(bad[name])
-    (folder / "photo/a.png").write_bytes(encoded(pixels(40, 64)))
+    (folder / "photo/a.png").write_bytes(encoded(smooth(40, 64)))
     return folder
 
 
@@ -476,7 +427,7 @@ def test_images_of_any_name_are_restored_into_the_folder(folder, tmp_path, capfd
     names = [b"--model.png", b"a\nb.png", b"\xff.png", "фото.png".encode(), b"...x.png", b" .png", b"%s {0}.png"]
     (tmp_path / "in").mkdir()
     for name in names:
-        (tmp_path / "in" / os.fsdecode(name)).write_bytes(encoded(pixels(8, 8)))
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(encoded(smooth(8, 8)))
     (tmp_path / "in/\udcfe\n\x1b[2J.txt").write_bytes(b"no image")
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"old")
@@ -500,8 +451,8 @@ def test_a_test_set_with_a_name_of_broken_utf8(folder, tmp_path):
     for name in ("lq", "gt"):
         (tmp_path / name).mkdir()
     for name in (b"a.png", b"\xff\n.png"):
-        (tmp_path / "lq" / os.fsdecode(name)).write_bytes(encoded(pixels(8, 8)))
-        (tmp_path / "gt" / os.fsdecode(name)).write_bytes(encoded(pixels(32, 32)))
+        (tmp_path / "lq" / os.fsdecode(name)).write_bytes(encoded(smooth(8, 8)))
+        (tmp_path / "gt" / os.fsdecode(name)).write_bytes(encoded(smooth(32, 32)))
     opt = {"type": "PairedImageDataset", "phase": "test", "name": "set", "scale": 4, "io_backend": {"type": "disk"}}
     opt |= {"dataroot_lq": str(tmp_path / "lq"), "dataroot_gt": str(tmp_path / "gt")}
     items = ReadableItems(build_dataset(opt))

@@ -1,6 +1,5 @@
 """The authors' released checkpoints in the `basicsr` command, on small networks of their form."""
 
-import argparse
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from small_networks import RELEASED_FORM, small_iter
 from iter_arch import SamplingConfig, load_pretrained, save_pretrained
 from iter_arch.iter_arch import ITER
 from iter_arch.released import from_released, to_released
-from iter_model import upscale
+from iter_model import commands
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = {"name": "photos", "type": "SingleImageDataset", "dataroot_lq": "photos", "io_backend": {"type": "disk"}}
@@ -88,20 +87,15 @@ def test_upscale_samples_as_their_authors_unless_told_otherwise(here, monkeypatc
         lambda net, lq, *, config, **rest: configs.append(config) or restore(net, lq, config=config, **rest),
     )
     save_pretrained(small_iter(), "paper.safetensors")
-    parser = argparse.ArgumentParser()
-    upscale.add_arguments(parser)
     for model in ("released_x4", "paper.safetensors"):
-        assert upscale.run(parser.parse_args(["-i", "photos", "-o", "out", "--model", model, *flags])) == 0
+        assert commands.main(["upscale", "-i", "photos", "-o", "out", "--model", model, *flags]) == 0
     released = {"steps": 8, "alpha": 0.7, "schedule": "linear", "reevaluate": False, "redraw_kept": True} | changes
     assert configs == [SamplingConfig(**released), SamplingConfig(**changes)]
 
 
 def test_a_wrong_option_is_named_before_anything_is_downloaded(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    parser = argparse.ArgumentParser()
-    upscale.add_arguments(parser)
-    arguments = parser.parse_args(["-i", "a.png", "-o", "out", "--model", "released_x4", "--alpha", "2"])
-    assert upscale.run(arguments) == 2
+    assert commands.main(["upscale", "-i", "a.png", "-o", "out", "--model", "released_x4", "--alpha", "2"]) == 2
     assert "--alpha=2.0 must be a number in [0, 1]" in capsys.readouterr().err
     assert os.listdir() == []
 

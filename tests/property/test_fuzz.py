@@ -18,10 +18,10 @@ from PIL import Image
 from small_networks import small_iter
 
 import iter_arch
+from basicsr_compat.images import read_photo
 from basicsr_compat.pipeline import loop
 from basicsr_compat.pipeline.data import ReadableItems
 from iter_model import commands
-from iter_model.image_io import read_image
 
 # Of one example; the slowest takes a few tenths of a core, of which a busy machine may give little.
 SECONDS = 300
@@ -204,9 +204,9 @@ def test_upscale_restores_a_damaged_image_or_says_why_not(examples, weights, tmp
             assert err.startswith("not restored: ") and str(path) in err and err.count("\n") == 1
         else:
             assert err == ""
-            height, width = read_image(path).rgb.shape[:2]
+            height, width = read_photo(path).rgb.shape[:2]
             assert [result.name for result in results] == ["image.png"]
-            assert read_image(results[0]).rgb.shape == (4 * height, 4 * width, 3)
+            assert read_photo(results[0]).rgb.shape == (4 * height, 4 * width, 3)
             results[0].unlink()
         path.unlink()
 

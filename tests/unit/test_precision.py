@@ -8,9 +8,10 @@ import pytest
 import torch
 from small_networks import RELEASED_FORM, photo, small_iter
 
+import iter_arch
 from iter_arch import SamplingConfig
 from iter_arch.precision import choose_dtype, has_bf16
-from iter_model import commands, upscale
+from iter_model import commands
 
 CPU = torch.device("cpu")
 
@@ -64,7 +65,7 @@ def test_a_named_precision_is_obeyed_and_another_refused():
 @pytest.mark.parametrize(("given", "expected"), [("bf16", torch.bfloat16), ("float32", torch.float32)])
 def test_upscale_computes_in_the_precision_it_is_told(monkeypatch, tmp_path, given, expected):
     net = small_iter()
-    monkeypatch.setattr(upscale, "load_pretrained", lambda name: net)
+    monkeypatch.setattr(iter_arch, "load_pretrained", lambda name: net)
     photo_path = tmp_path / "a.png"
     cv2.imwrite(str(photo_path), np.zeros((20, 24, 3), np.uint8))
     assert commands.main(["upscale", "-i", str(photo_path), "-o", str(tmp_path / "out"), "--precision", given]) == 0

@@ -1,0 +1,1 @@
+"""Photos in and out, for `basicsr upscale`. Needs no BasicSR."""

@@ -1,0 +1,117 @@
+"""Writing photos: what is written is what is read back, in its kind, whole or not at all."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from photos import encoded, file_of
+from PIL import Image, ImageCms
+
+from basicsr_compat.images import Photo, read_photo
+from iter_model.photo import writer
+from iter_model.photo.writer import write_photo
+
+HEIGHT, WIDTH = 5, 7
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def random_pixels(rng, channels, bits=8, size=(HEIGHT, WIDTH)):
+    return rng.integers(0, 2**bits, (*size, channels), dtype=f"uint{bits}")
+
+
+@pytest.mark.parametrize("name", ["фото.png", "写真 1.png", "no suffix", "really_a_png.jpg"])
+def test_any_name_can_be_read_and_written(tmp_path, rng, name):
+    pixels = random_pixels(rng, 3)
+    write_photo(tmp_path / name, Photo(pixels.astype(np.float32) / 255))
+    np.testing.assert_array_equal(np.rint(read_photo(tmp_path / name).rgb * 255), pixels)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (HEIGHT, WIDTH), (1, 300), (300, 1)])
+def test_what_is_written_is_read_back_exactly(tmp_path, rng, bits, gray, alpha, size):
+    levels = random_pixels(rng, 4, bits, size).astype(np.float32) / (2**bits - 1)
+    rgb = levels[..., :1].repeat(3, axis=2) if gray else levels[..., :3]
+    photo = Photo(rgb, levels[..., 3] if alpha else None, bits, gray)
+    write_photo(tmp_path / "out.png", photo)
+    back = read_photo(tmp_path / "out.png")
+    np.testing.assert_array_equal(back.rgb, rgb)
+    np.testing.assert_array_equal(back.alpha, photo.alpha)
+    assert (back.bit_depth, back.is_gray) == (bits, gray)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("strip", [1, 5 * 4 * 7 * 2])
+def test_a_file_written_in_strips_is_read_back_exactly(tmp_path, rng, monkeypatch, bits, strip):
+    monkeypatch.setattr(writer, "STRIP_BYTES", strip)
+    levels = random_pixels(rng, 4, bits, (23, 7)).astype(np.float32) / (2**bits - 1)
+    write_photo(tmp_path / "out.png", Photo(levels[..., :3], levels[..., 3], bits))
+    back = read_photo(tmp_path / "out.png")
+    np.testing.assert_array_equal(back.rgb, levels[..., :3])
+    np.testing.assert_array_equal(back.alpha, levels[..., 3])
+
+
+def test_other_programs_read_what_is_written(tmp_path, rng):
+    pixels = random_pixels(rng, 4, 16)
+    write_photo(
+        tmp_path / "out.png", Photo(pixels[..., :3] / np.float32(65535), pixels[..., 3] / np.float32(65535), 16)
+    )
+    bgra = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(bgra[..., [2, 1, 0, 3]], pixels)
+    write_photo(tmp_path / "la.png", Photo(np.full((2, 3, 3), 0.2, np.float32), np.ones((2, 3), np.float32), 8, True))
+    with Image.open(tmp_path / "la.png") as image:
+        assert image.mode == "LA"
+        image.verify()
+
+
+def test_values_are_clipped_and_rounded(tmp_path):
+    rgb = np.array([[[-0.5, 1.5, 100.5 / 255], [0.49 / 255, 0.51 / 255, 1.0]]], np.float32)
+    write_photo(tmp_path / "out.png", Photo(rgb))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), [[[0, 255, 100], [0, 1, 255]]])
+
+
+def test_color_profile_is_carried_over_where_it_fits(tmp_path, rng):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = file_of(tmp_path, encoded(random_pixels(rng, 3), "PNG", icc_profile=profile))
+    photo = read_photo(path)
+    assert photo.icc_profile == profile
+    write_photo(tmp_path / "out.png", photo)
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.info["icc_profile"] == profile
+    gray = file_of(tmp_path, encoded(random_pixels(rng, 1)[..., 0], "PNG", icc_profile=profile))
+    assert read_photo(gray).icc_profile is None
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = file_of(tmp_path, b"old", "out.png")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_photo(path, Photo(np.zeros((2, 2, 3), np.float32)))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("photo", "field"),
+    [
+        (Photo(np.zeros((2, 2), np.float32)), "photo.rgb"),
+        (Photo(np.zeros((0, 2, 3), np.float32)), "photo.rgb"),
+        (Photo(np.zeros((2, 2, 3), np.float32), np.zeros((3, 2), np.float32)), "photo.alpha"),
+        (Photo(np.zeros((2, 2, 3), np.float32), bit_depth=12), "photo.bit_depth=12"),
+    ],
+)
+def test_wrong_photos_are_refused(tmp_path, photo, field):
+    with pytest.raises(ValueError, match=field):
+        write_photo(tmp_path / "out.png", photo)
+    assert not list(tmp_path.iterdir())
