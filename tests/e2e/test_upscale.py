@@ -140,7 +140,7 @@ def test_the_command_restores_and_reports(weights, photos, tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert out.splitlines()[-1] == "restored 1 of 2 images in out (1 failed)"
-    assert "not restored: photos/b.png: the file is empty" in err
+    assert "not restored: photos/b.png: it is empty (0 bytes)" in err
     assert np.asarray(Image.open(tmp_path / "out" / "a.png")).shape == (80, 120, 3)
 
 
