@@ -25,7 +25,8 @@ Images and the log with the metrics go to results/NAME/ in the current folder; a
 examples:
   basicsr test -opt options/test_iter.yml
   basicsr test -opt iter:test_iter.yml     (the project's own file of this name, from any folder)
-  basicsr test -opt options/test_iter.yml --force_yml path:pretrain_network_g=experiments/iter/models/net_g_latest.pth
+  basicsr test -opt options/test_iter.yml \\
+    --force_yml path:pretrain_network_g=experiments/train_iter_tiny/models/iter_latest.safetensors
 """,
 }
 
