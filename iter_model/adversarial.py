@@ -26,12 +26,12 @@ class AdversarialMixin(TrainingMixin):
         self.net_d = self.model_to_device(net_d.to(memory_format=torch.channels_last)).train()
         self.optimizer_d = self.add_optimizer(self.train.optim_d, self.net_d.parameters())
 
-    def judges(self, current_iter: int) -> bool:
+    def uses_gan(self, current_iter: int) -> bool:
         """Whether the discriminator takes part in an iteration; it is frozen for the step of net_g then."""
-        taking_part = self.net_d is not None and current_iter >= self.train.net_d_start_iter
-        if taking_part:
+        takes_part = self.net_d is not None and current_iter >= self.train.net_d_start_iter
+        if takes_part:
             self.net_d.requires_grad_(False)
-        return taking_part
+        return takes_part
 
     def optimize_discriminator(self, fake: Tensor, current_iter: int) -> dict[str, Tensor]:
         """One step on self.gt and fake, (b, 3, H, W) each; its two losses ()."""

@@ -116,7 +116,7 @@ class DecoderModel(AdversarialMixin, ITERModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration on self.lq (b, 3, H/s, W/s), self.gt (b, 3, H, W): a step of D_H, of net_d, of the average."""
-        judged = self.judges(current_iter)
+        with_gan = self.uses_gan(current_iter)
         with (
             self.autocast(),
             self.synchronized(self.net_g, current_iter),
@@ -125,11 +125,11 @@ class DecoderModel(AdversarialMixin, ITERModel):
             decoded = self.draw_codes()
             image = self.corrected(self.net_g(decoded.codes), decoded.lq)
             losses = {name: criterion(image, self.gt) for name, criterion in self.criteria.items()}
-            if judged:
+            if with_gan:
                 losses["l_gan"] = self.cri_gan(self.net_d(image).float(), True, is_disc=False)
         self.backward(sum(losses.values()))
         self.step(self.optimizer_g, current_iter)
-        if judged:
+        if with_gan:
             losses |= self.optimize_discriminator(image.detach(), current_iter)
         if self.train.ema_decay:
             self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)

@@ -18,6 +18,7 @@ class SSIMLoss(nn.Module):
         self.ssim = ssim
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """image, target (b, 3, H, W) in [0, 1] -> () float32."""
         return self.loss_weight * (1 - self.ssim(image.float(), target.float(), data_range=1.0).mean())
 
 
@@ -38,5 +39,6 @@ class PyIQALoss(nn.Module):
         self.metric = create_metric(metric, as_loss=True, **options)
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """image (b, 3, H, W), clamped to [0, 1], target (b, 3, H, W) -> () float32."""
         score = self.metric(image.float().clamp(0, 1), target.float())
         return self.loss_weight * (score if self.metric.lower_better else 1 - score)

@@ -113,7 +113,7 @@ class SwinVQGANModel(ValidationMixin, AdversarialMixin):
         if current_iter == self.codebook.start_iter:
             self._start_codebook()
         quantize = current_iter >= self.train.quantize_start_iter
-        judged = self.judges(current_iter)
+        with_gan = self.uses_gan(current_iter)
         # net_d too: a forward here that announces an exchange would make the one below exchange its gradients.
         with (
             self.autocast(),
@@ -121,15 +121,15 @@ class SwinVQGANModel(ValidationMixin, AdversarialMixin):
             self.synchronized(self.net_d, current_iter),
         ):
             output = self.net_g(self.gt, quantize=quantize)
-            scores = self.net_d(output.image) if judged else None
+            scores = self.net_d(output.image) if with_gan else None
         image = output.image.float()
         losses = {name: criterion(image, self.gt) for name, criterion in self.criteria.items()}
         losses["l_vq"] = self.train.vq_weight * output.loss
-        if judged:
+        if with_gan:
             losses["l_gan"] = self.cri_gan(scores.float(), True, is_disc=False)
         self.backward(sum(losses.values()))
         self.step(self.optimizer_g, current_iter)
-        if judged:
+        if with_gan:
             losses |= self.optimize_discriminator(output.image.detach(), current_iter)
         if self.train.ema_decay:
             self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)

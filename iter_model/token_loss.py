@@ -17,6 +17,7 @@ class TokenCrossEntropy(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """logits (b, N, h, w), tokens (b, h, w) int64 -> () float32."""
         return self.loss_weight * F.cross_entropy(logits.float(), tokens)
 
 

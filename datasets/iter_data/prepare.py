@@ -24,7 +24,7 @@ _LMDB_BATCH = 256  # images a transaction
 
 
 class PrepareError(Exception):
-    """A mistake in the arguments or in the data that stops the command."""
+    """A problem with the arguments or the data that stops the command."""
 
 
 def make_lmdb(folder: str, output: str) -> list[str]:
@@ -152,7 +152,7 @@ def make_pairs(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns 0, 1 if some files were skipped, 2 for a mistake in the arguments or the data."""
+    """Run a command; returns 0, 1 if some files were skipped, 2 for a problem with the arguments or the data."""
     arguments = _parser().parse_args(argv)
     try:
         skipped = arguments.run(arguments)

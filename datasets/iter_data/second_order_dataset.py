@@ -59,7 +59,7 @@ class SecondOrderDegradationDataset(Dataset):
             raise ValueError("\n".join(problems))
         declared = DatasetOptions(**opt)
         self.degradation = read_degradation(declared.degradation, f"{section}.degradation")
-        # what is judged is judged against the photo itself
+        # results are measured against the photo itself
         self.gt_usm = declared.gt_usm and self.phase == "train"
         self.scale = declared.scale
         self.use_hflip = declared.use_hflip

@@ -126,7 +126,7 @@ def _last_steps(
 
 
 class _Draw:
-    """The random numbers of one call: decisions on the CPU (no device synchronisation), noise on the device."""
+    """The random numbers of one call: decisions on the CPU (no device synchronization), noise on the device."""
 
     def __init__(self, generator: torch.Generator, device: torch.device):
         self.host = generator
