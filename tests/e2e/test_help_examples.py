@@ -49,7 +49,8 @@ def folder(tmp_path_factory):
 def examples(folder, command):
     """The words of each example in a command's help."""
     text = call(folder, BASICSR, command, "--help")[1].partition("examples:\n")[2].replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(r"^  ((?:basicsr|torchrun) .*)$", text, re.MULTILINE)]
+    lines = re.findall(r"^  ((?:basicsr|torchrun) .*?)(?:  +\(.*\))?$", text, re.MULTILINE)
+    return [shlex.split(line) for line in lines]
 
 
 @pytest.mark.slow
