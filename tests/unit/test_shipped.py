@@ -1,6 +1,7 @@
 """`-opt iter:NAME.yml`: the project's own option files and photos, without a checkout; commands without BasicSR."""
 
 import argparse
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -69,6 +70,21 @@ def failing(monkeypatch):
 def test_without_basicsr_a_command_names_the_line_that_brings_it(failing, capsys, name):
     assert failing(ModuleNotFoundError(f"No module named {name!r}", name=name)) == 1
     assert capsys.readouterr().err == "basicsr test needs BasicSR: python -m basicsr_compat.install\n"
+
+
+def test_train_test_and_check_all_say_so(tmp_path):
+    code = """
+import sys
+sys.modules["basicsr"] = None
+from iter_model import commands
+for name in ("train", "test", "check"):
+    assert commands.main([name, "-opt", "iter:test_iter.yml"]) == 1
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    expected = [f"basicsr {name} needs BasicSR: python -m basicsr_compat.install" for name in ("train", "test", "check")]
+    assert result.stderr.splitlines() == expected
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_missing_module_is_a_fault(failing):
