@@ -34,6 +34,7 @@ class TrainedDecoder(nn.Module):
         self.decoder = net.vqgan.decoder
 
     def forward(self, codes: Tensor) -> Tensor:
+        """codes (b, d, h, w) -> image (b, 3, 8h, 8w) float32, not clamped."""
         return (self.decoder(codes).float() + 1) / 2
 
 

@@ -64,6 +64,7 @@ class VGGLoss(nn.Module):
                     parameter.data.copy_(value)
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """image, target (b, 3, H, W) RGB in [0, 1] -> ()."""
         # Of the target no gradients: half of the backward pass.
         with torch.no_grad():
             wanted = self.features(target)

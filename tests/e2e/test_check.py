@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from commands import BASICSR, call
 from small_networks import VQGAN, config, small_iter
@@ -49,6 +50,20 @@ def check(folder, *words):
     assert content() == before
     assert "Traceback" not in output
     return code, output
+
+
+def test_it_says_where_the_stages_see_different_ground_truths(folder):
+    opt = yaml.safe_load((OPTIONS / "train_iter_tiny.yml").read_text())
+    for dataset in opt["datasets"].values():
+        dataset["dataroot_gt"] = "photos"
+    opt["datasets"]["train"] |= {"gt_size": 64, "batch_size_per_gpu": 2, "gt_usm": True}
+    opt["network_g"] |= config()
+    opt["path"]["pretrain_network_vqgan"] = "vqgan.pth"
+    (folder / "two.yml").write_text(yaml.safe_dump(opt))
+    torch.save({"params": small_iter().vqgan.state_dict(), "gt_usm": False}, folder / "vqgan.pth")
+    code, output = check(folder, "-opt", "two.yml")
+    assert code == 0, output
+    assert "datasets.train.gt_usm=true, but vqgan.pth was trained with gt_usm: false" in output
 
 
 def test_a_training_is_checked_up_to_its_first_step(folder):
