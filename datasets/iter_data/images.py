@@ -1,8 +1,9 @@
 """Image files of a data set: listing them, and reading them so that a damaged one is noticed."""
 
+import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr_compat.images import UnreadableImage, decode_image
+from basicsr_compat.images import SUFFIXES, UnreadableImage, decode_image, printable
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Of files that are passed over.
+_NAMED = 10
 # Seconds between attempts at a file whose folder does not answer, 60 in all.
 PAUSES = (1, 2, 4, 8, 15, 15, 15)
 _PROBES = 8
@@ -22,28 +24,38 @@ HOW_TO_GET_DATA = "datasets/README.md says how to get and prepare the data"
 def list_images(folder: str | Path) -> list[str]:
     """Paths of all images under `folder`, through subfolders and symbolic links, sorted; hidden files left out.
 
-    Raises FileNotFoundError if the folder is missing or holds no image.
+    Files whose names are not those of images (`SUFFIXES`) are passed over, which is said once in BasicSR's log.
+
+    Raises:
+        FileNotFoundError: the folder is missing or holds no image.
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"image folder {str(folder)!r} does not exist: {HOW_TO_GET_DATA}")
-    paths, seen = [], set()
+    files = [path for path in _walk(folder) if not os.path.basename(path).startswith(".")]
+    images = [path for path in files if path.lower().endswith(SUFFIXES)]
+    if not images:
+        kinds = ", ".join(SUFFIXES)
+        raise FileNotFoundError(f"image folder {str(folder)!r} holds no image ({kinds}): {HOW_TO_GET_DATA}")
+    others = sorted({*files} - {*images})
+    if others:
+        names = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:_NAMED])
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        count = f"{len(others)} file{'s' if len(others) > 1 else ''}"
+        logging.getLogger("basicsr").warning(
+            f"{folder}: passed over {count} without the name of an image: {names}{more}"
+        )
+    return sorted(images)
+
+
+def _walk(folder: str | Path) -> Iterator[str]:
+    """Paths of all files under `folder` but in hidden folders; a link back to a parent is not walked for ever."""
+    seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        # a link back to a parent would be walked for ever
         real = os.path.realpath(parent)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
         if real not in seen:
-            paths += [os.path.join(parent, name) for name in files if is_image_name(name)]
+            yield from (os.path.join(parent, name) for name in files)
         seen.add(real)
-    if not paths:
-        raise FileNotFoundError(
-            f"image folder {str(folder)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}): {HOW_TO_GET_DATA}"
-        )
-    return sorted(paths)
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file name is that of an image, and not hidden."""
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda error: None) -> bytes:

@@ -263,7 +263,7 @@ def _refuse_existing(output: str) -> None:
 
 
 def _in_threads(work: Callable[[str], Result], paths: list[str]) -> Iterator[Result | UnreadableImage]:
-    """Apply `work` to every path, in order, with a progress bar; OpenCV lets go of the interpreter while it decodes."""
+    """Apply `work` to every path, in order, with a progress bar; disks and OpenCV let go of the interpreter."""
 
     def attempt(path: str) -> Result | UnreadableImage:
         try:

@@ -1,5 +1,6 @@
 """python -m iter_data.prepare: what the commands write, and how they refuse."""
 
+import os
 import re
 from pathlib import Path
 
@@ -186,3 +187,28 @@ def test_the_sample_photos_are_what_their_readme_says(tmp_path):
         made, kept = (read_image(folder / "lq" / f"{name}.png").astype(int) for folder in (tmp_path / "out", sample))
         # another processor may round otherwise, and JPEG turns that into whole steps
         assert np.abs(made - kept).mean() < 1
+
+
+def test_every_kind_of_image_is_listed_and_what_else_is_there_is_named_once(tmp_path, caplog):
+    for name in ("a.jfif", "b.gif", "c.AVIF", "sub/d.jp2", "e.jpe"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("notes.txt", "sub/raw.CR2", ".hidden.txt"):
+        (tmp_path / name).touch()
+    assert [os.path.relpath(path, tmp_path) for path in list_images(tmp_path)] == [
+        "a.jfif",
+        "b.gif",
+        "c.AVIF",
+        "e.jpe",
+        "sub/d.jp2",
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: passed over 2 files without the name of an image: notes.txt, sub/raw.CR2"
+    ]
+
+
+def test_prepare_names_what_it_passes_over(tmp_path, caplog):
+    write_image(tmp_path / "photos/a.png")
+    (tmp_path / "photos/notes.txt").touch()
+    assert main(["meta-info", str(tmp_path / "photos"), "-o", str(tmp_path / "list.txt")]) == 0
+    assert "passed over 1 file without the name of an image: notes.txt" in caplog.text
