@@ -4,10 +4,10 @@ Importing this package repairs what does not run (`repairs.py`), and imports nei
 `install_pipeline` changes how BasicSR's models train and test; only the `basicsr` command calls it.
 """
 
-from basicsr_compat.patching import register, when_imported
+from basicsr_compat.patching import register, registered, when_imported
 from basicsr_compat.repairs import repair
 
-__all__ = ["install_pipeline", "register", "repair", "when_imported"]
+__all__ = ["install_pipeline", "register", "registered", "repair", "when_imported"]
 
 
 def install_pipeline() -> None:

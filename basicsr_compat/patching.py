@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REGISTRIES = ("arch", "dataset", "model", "loss", "metric")
+_REGISTERED: dict[str, dict[str, Any]] = {kind: {} for kind in REGISTRIES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +128,15 @@ def register(kind: str, obj: Any = None) -> Any:
         else:
             registry.register(obj)
 
+    _REGISTERED[kind][obj.__name__] = obj
     when_imported("basicsr.utils.registry", put)
     return obj
+
+
+def registered(kind: str) -> dict[str, Any]:
+    """All of a kind by name: what went through `register`, and where BasicSR is imported, what is in its registry."""
+    module = sys.modules.get("basicsr.utils.registry")
+    return _REGISTERED[kind] | (getattr(module, f"{kind.upper()}_REGISTRY")._obj_map if module else {})
 
 
 def with_globals(function: types.FunctionType, **replaced: Any) -> types.FunctionType:

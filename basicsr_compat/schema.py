@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 __all__ = [
     "Count",
+    "KeyOf",
     "Layers",
     "Natural",
     "OneOf",
@@ -54,6 +55,20 @@ class Rule(NamedTuple):
     holds: Callable[[Any], bool]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, as what an annotation holds must be hashable
+class KeyOf:
+    """A rule: the value is a key of a table, which others may add to."""
+
+    table: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        return f"one of {', '.join(self.table)}"
+
+    def holds(self, value: Any) -> bool:
+        return value in self.table
+
+
 class OptionsOf(NamedTuple):
     """A section whose keys are the fields of a dataclass or the arguments of a function, but those left out."""
 
@@ -71,6 +86,7 @@ class OneOf:
     without: arguments that the program gives, not the section.
     also: keys of the section that others read, with their annotations.
     swallows: whether `**kwargs` of a declaration are thrown away instead of used.
+    default: the name where the section has no `type`; None where it must have one.
     """
 
     kind: str
@@ -79,6 +95,7 @@ class OneOf:
     without: tuple[str, ...] = ()
     also: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     swallows: Callable[[Callable[..., Any]], bool] = lambda declaration: False
+    default: str | None = None
 
 
 Natural = Annotated[int, Rule(">= 0", lambda value: value >= 0)]
@@ -200,10 +217,10 @@ def read_section(declaration: type, section: Mapping[str, Any], where: str) -> A
 
 
 def _typed_section_problems(section: Mapping[Any, Any], choice: OneOf, where: str) -> Iterator[str]:
-    if "type" not in section:
+    name = section.get("type", choice.default)
+    if name is None and "type" not in section:
         yield f"{where} must be a section with a `type`, the name of a {choice.kind}"
         return
-    name = section["type"]
     declaration = choice.find(name) if isinstance(name, str) else None
     if declaration is None:
         yield f"{where}.type={format_value(name)} is not a {choice.kind}{nearest(name, choice.names())}"
@@ -259,7 +276,7 @@ def _section_of(annotation: Any) -> Any:
 def _fits(value: Any, annotation: Any) -> bool:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        rules = [item for item in parts[1:] if isinstance(item, Rule)]
+        rules = [item for item in parts[1:] if isinstance(item, Rule | KeyOf)]
         return _fits(value, parts[0]) and all(rule.holds(value) for rule in rules)
     if origin in (Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
@@ -292,6 +309,9 @@ _DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false"
 def _described(annotation: Any) -> str:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
+        table = next((item for item in parts[1:] if isinstance(item, KeyOf)), None)
+        if table is not None:
+            return table.text
         return " ".join([_described(parts[0]), *(item.text for item in parts[1:] if isinstance(item, Rule))])
     if origin in (Union, types.UnionType):
         return " or ".join(_described(part) for part in parts)

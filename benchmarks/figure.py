@@ -16,7 +16,6 @@ from real_esrgan import load as load_real_esrgan
 from torch.nn import functional as F
 
 import iter_arch
-from iter_arch.released import tuned_sampling
 
 Panels = list[tuple[str, torch.Tensor]]
 
@@ -87,7 +86,7 @@ def main() -> None:
     net = iter_arch.load_pretrained(args.model)
     lq = read(args.photo)
     with torch.no_grad():
-        config = dataclasses.replace(tuned_sampling(net.config), adaptive=not args.no_adaptive)
+        config = dataclasses.replace(net.sampling, adaptive=not args.no_adaptive)
         if args.gt:
             pictures = comparison(net, lq, read(args.gt), config, args.real_esrgan)
         else:

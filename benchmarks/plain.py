@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from iter_arch import ITER, LQEncoder, Restored, SamplingConfig, SwinVQGAN, TokenEvaluator, TokenRefiner
 from iter_arch.layers import Downsample, ResBlock, Upsample
-from iter_arch.sampling import draw_tokens, gumbel, keep_count, make_generators, start_step
+from iter_arch.sampling import draw_tokens, keep_count, make_generators, start_step
 from iter_arch.schedule import ceil_exact, mask_ratio
+from iter_arch.selection import gumbel
 from iter_arch.swin import Mlp, SwinBlock, SwinStage, WindowAttention
 from iter_arch.tiling import pad_to_multiple
 from iter_data import SecondOrderDegradation
@@ -192,15 +193,16 @@ def restore(net: ITER, lq: Tensor, *, config: SamplingConfig, seed: int = 0) -> 
     """Algorithm 2 image by image, what `ITER.restore` does; only the paper's selection, temperature 1."""
     if config.selection != "evaluator" or config.redraw_kept or not config.reevaluate or config.temperature != 1:
         raise ValueError(f"{config} is not the paper's Algorithm 2")
-    images, maps, starts = zip(*(_restore_one(net, image[None], config, seed) for image in lq), strict=True)
-    return Restored(torch.cat(images), torch.cat(maps), torch.tensor(starts, device=lq.device))
+    restored = [_restore_one(net, image[None], config, seed) for image in lq]
+    return Restored(*(torch.cat(parts) for parts in zip(*restored, strict=True)))
 
 
-def _restore_one(net: ITER, lq: Tensor, config: SamplingConfig, seed: int) -> tuple[Tensor, Tensor, int]:
+def _restore_one(net: ITER, lq: Tensor, config: SamplingConfig, seed: int) -> Restored:
     (generator,) = make_generators(seed, 1, lq.device)
     S_l = encode_lq(net.lq_encoder, pad_to_multiple(lq, net.multiple)).argmax(1)
     n = S_l.numel()
-    m_l = evaluate(net.evaluator, S_l, S_l).softmax(1)[:, 1] >= config.alpha
+    good_l = evaluate(net.evaluator, S_l, S_l).softmax(1)[:, 1]
+    m_l = good_l >= config.alpha
     S, m, start = S_l, torch.zeros_like(m_l), config.steps
     if config.adaptive:
         m, start = m_l, start_step(int(m_l.sum()), config.steps, n, config.schedule)
@@ -213,7 +215,8 @@ def _restore_one(net: ITER, lq: Tensor, config: SamplingConfig, seed: int) -> tu
         kept = (good + noise).flatten().topk(keep_count(t, config.steps, n, config.schedule)).indices
         m = torch.zeros(n, dtype=torch.bool, device=lq.device).index_fill(0, kept, True).view_as(m)
     image = decode(net.vqgan, S).clamp(0, 1)
-    return image[..., : lq.shape[2] * net.scale, : lq.shape[3] * net.scale], S, start
+    image = image[..., : lq.shape[2] * net.scale, : lq.shape[3] * net.scale]
+    return Restored(image, S, torch.tensor([start], device=lq.device), good_l)
 
 
 # ---------------------------------------------------------------------------------------------------- training

@@ -33,7 +33,6 @@ from tqdm import tqdm
 import iter_arch
 from basicsr_compat.images import is_image, read_photo
 from iter_arch.color import low_frequencies, match_color
-from iter_arch.released import tuned_sampling
 from iter_arch.tiling import pad_to_multiple
 from iter_data import SecondOrderDegradationDataset
 from iter_model.pyiqa_metric import create_metric
@@ -143,7 +142,7 @@ class Study:
 
     def __init__(self, net: iter_arch.ITER, photos: list[Photo], name: str, output: Path, judge: Judge) -> None:
         self.net, self.photos, self.name, self.output, self.judge = net, photos, name, output, judge
-        self.config = tuned_sampling(net.config)
+        self.config = net.sampling
         self.real_esrgan: torch.nn.Module | None = None
 
     def restore(self, photo: Photo, config: iter_arch.SamplingConfig) -> iter_arch.Restored:
@@ -331,7 +330,7 @@ def main() -> None:
         parser.error("name photos with --gt, --real or both")
     net = iter_arch.load_pretrained(args.model)
     args.output.mkdir(parents=True, exist_ok=True)
-    print(f"{args.model}, {tuned_sampling(net.config)}, seed {args.seed}")
+    print(f"{args.model}, {net.sampling}, seed {args.seed}")
     vgg = None if args.vgg is None else VGGLoss(path=args.vgg or None)
     judge = Judge(net.scale, vgg, create_metric("lpips", device="cpu") if args.lpips else None)
     studies = []

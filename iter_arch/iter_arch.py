@@ -1,72 +1,75 @@
 """ITER: the four networks together, from an LQ image to its restoration (arXiv:2312.05616, Fig. 2 and Algorithm 2)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_compat import register
 from basicsr_compat.schema import OptionsOf
 from iter_arch.lq_encoder_arch import LQEncoder
-from iter_arch.sampling import OnStep, Pieces, SamplingConfig, make_generators, sample
-from iter_arch.swin_vqgan_arch import SwinVQGAN
-from iter_arch.tiling import Where, blend, blend_strips, make_tiles, pad_to_multiple, run_tiles
+from iter_arch.restoration import Grid, TiledNetworks
+from iter_arch.sampling import LogitTiles, OnStep, SamplingConfig, make_generators, sample
+from iter_arch.tiling import pad_to_multiple
 from iter_arch.token_arch import TokenEvaluator, TokenRefiner
-
-
-class Restored(NamedTuple):
-    """image: (b, 3, sH, sW) RGB in [0, 1]; tokens: (b, h, w) int64 of the padded image; start_step: (b,) int64, T_s."""
-
-    image: Tensor
-    tokens: Tensor
-    start_step: Tensor
-
+from iter_arch.tokenizer import TokenizerSection, build_tokenizer
 
 Options = Mapping[str, Any] | None
 
 
-@ARCH_REGISTRY.register()
+class Restored(NamedTuple):
+    """image: (b, 3, sH, sW) RGB in [0, 1]; tokens: (b, h, w) int64 of the padded image; start_step: (b,) int64, T_s;
+    good: (b, h, w) float32, p_e(good) of the initial tokens S_l."""
+
+    image: Tensor
+    tokens: Tensor
+    start_step: Tensor
+    good: Tensor
+
+
+@register("arch")
 class ITER(nn.Module):
     """SwinVQGAN, LQEncoder, TokenRefiner and TokenEvaluator; the defaults are the paper's.
 
     Args:
         scale: s, one of 1, 2, 4, 8.
-        vqgan, lq_encoder, refiner, evaluator: arguments of the four networks, without scale and number of codes, which
-            are the same for all.
-        sampling: fields of `SamplingConfig` that the weights were tuned for, which the commands use unless told
-            otherwise (`iter_arch.released.tuned_sampling`); `restore` itself has the general defaults.
+        vqgan: ``type``, a network that is an `iter_arch.tokenizer.Tokenizer`, and its arguments; `SwinVQGAN` where left
+            out.
+        lq_encoder, refiner, evaluator: arguments of the other networks, without what follows from the scale and the
+            tokenizer.
+        sampling: fields of `SamplingConfig` that the weights are tuned for.
 
-    ``config`` holds these arguments again, so that a checkpoint can carry them.
+    ``config`` holds these arguments again, so that a checkpoint can carry them. ``sampling`` is the `SamplingConfig`
+    that `forward` and `restore` use unless told otherwise; assign another to change it.
     """
 
     def __init__(
         self,
         *,
         scale: Literal[1, 2, 4, 8] = 4,
-        vqgan: Annotated[Options, OptionsOf(SwinVQGAN)] = None,
-        lq_encoder: Annotated[Options, OptionsOf(LQEncoder, without=("scale", "num_codes"))] = None,
+        vqgan: TokenizerSection = None,
+        lq_encoder: Annotated[Options, OptionsOf(LQEncoder, without=("scale", "factor", "num_codes"))] = None,
         refiner: Annotated[Options, OptionsOf(TokenRefiner, without=("num_codes",))] = None,
         evaluator: Annotated[Options, OptionsOf(TokenEvaluator, without=("num_codes",))] = None,
         sampling: Annotated[Options, OptionsOf(SamplingConfig)] = None,
     ) -> None:
         super().__init__()
         parts = {"vqgan": vqgan, "lq_encoder": lq_encoder, "refiner": refiner, "evaluator": evaluator}
-        self.config = {"scale": scale} | {name: dict(options or {}) for name, options in parts.items()}
-        if sampling:
-            SamplingConfig(**sampling)
-            self.config["sampling"] = dict(sampling)
+        self.config = {"scale": scale} | {name: _plain(options or {}) for name, options in parts.items()}
         self.scale = scale
-        self.vqgan = SwinVQGAN(**self.config["vqgan"])
-        num_codes = self.vqgan.quantizer.num_codes
-        self.lq_encoder = LQEncoder(scale=scale, num_codes=num_codes, **self.config["lq_encoder"])
-        self.refiner = TokenRefiner(num_codes=num_codes, **self.config["refiner"])
-        self.evaluator = TokenEvaluator(num_codes=num_codes, **self.config["evaluator"])
+        self.sampling = SamplingConfig(**(sampling or {}))
+        if sampling:
+            self.config["sampling"] = dict(sampling)
+        self.vqgan = build_tokenizer(vqgan)
+        num_codes = self.vqgan.num_codes
+        self.lq_encoder = LQEncoder(scale=scale, factor=self.vqgan.factor, num_codes=num_codes, **(lq_encoder or {}))
+        self.refiner = TokenRefiner(num_codes=num_codes, **(refiner or {}))
+        self.evaluator = TokenEvaluator(num_codes=num_codes, **(evaluator or {}))
         windows = {self.vqgan.window, *(m.swin.window for m in (self.lq_encoder, self.refiner, self.evaluator))}
         if len(windows) > 1:
             raise ValueError(f"window must be the same in all four networks, not {sorted(windows)}")
-        if self.vqgan.factor != 8:
-            raise ValueError(f"vqgan.multipliers must have 4 entries: a token is 8x8 pixels, not {self.vqgan.factor}")
         self.window = windows.pop()
 
     @property
@@ -75,7 +78,17 @@ class ITER(nn.Module):
         return self.window * self.vqgan.factor // self.scale
 
     def forward(self, lq: Tensor) -> Tensor:
-        """lq (b, 3, H/s, W/s) RGB in [0, 1], any size >= 1x1 -> (b, 3, H, W) in [0, 1]; default sampling, seed 0."""
+        """lq (b, 3, H/s, W/s) RGB in [0, 1], any size >= 1x1 -> (b, 3, H, W) in [0, 1]; ``sampling``, seed 0.
+
+        Raises:
+            RuntimeError: in training mode with gradients: sampling has none, so that nothing would be trained.
+        """
+        if self.training and torch.is_grad_enabled():
+            raise RuntimeError(
+                "ITER cannot be trained through its forward, which samples tokens and has no gradient. Train SwinVQGAN "
+                "with model_type SwinVQGANModel, then LQEncoder, TokenRefiner and TokenEvaluator with model_type "
+                "ITERModel (both of iter_model). To restore images, call eval() first"
+            )
         return self.restore(lq).image
 
     @torch.no_grad()
@@ -91,85 +104,85 @@ class ITER(nn.Module):
         batch: int | None = None,
     ) -> Restored:
         """Algorithm 2, in the precision of the weights: `ITER.to(torch.bfloat16)` is faster where the hardware has it
-        (`iter_arch.precision`). Probabilities, draws and the image are float32 in any case.
+        (`iter_arch.precision`). Probabilities and draws are float32 in any case, the image at least.
 
         Args:
             lq: (b, 3, H/s, W/s) float, RGB in [0, 1], any size >= 1x1.
-            config: default `SamplingConfig()`.
-            seed: one int (every image the same stream) or one an image. An image's result does not depend on the others
-                in the batch.
+            config: default ``self.sampling``.
+            seed: one int (every image the same stream) or one per image. An image's result does not depend on the
+                others in the batch.
             on_step: called with (t, tokens, mask), see `iter_arch.sampling.sample`.
-            tile: LQ pixels of a tile's side, at least one window (64 / s pixels); smaller peak memory for large images.
-                Rounded down to whole windows. None: no tiles, and peak memory grows with the image.
-            overlap: LQ pixels that neighbouring tiles share, default a quarter of the tile, in whole tokens.
+            tile: LQ pixels of a tile's side, at least one window (64 / s pixels for tokens of 8 pixels); smaller peak
+                memory for large images. Rounded down to whole windows. None: no tiles, and peak memory grows with the
+                image. Networks see one tile at a time, so that another tile is another result.
+            overlap: LQ pixels that neighboring tiles share, default a quarter of the tile, in whole tokens.
             batch: tiles (images, where there are no tiles) that go through a network at a time, at least 1; what comes
                 out does not depend on it. Default: the images of the batch, one tile of each.
+
+        Returns:
+            Restored, the image in the dtype of ``lq``.
+
+        Raises:
+            ValueError: an impossible shape, tile, overlap or batch, or fidelity with a tokenizer that has no codes.
+
+        Example:
+            >>> net = iter_arch.load_pretrained("iter_tiny_x4")
+            >>> restored = net.restore(torch.rand(1, 3, 48, 64), seed=1)
+            >>> restored.image.shape, restored.tokens.shape
+            (torch.Size([1, 3, 192, 256]), torch.Size([1, 24, 32]))
         """
+        config = config or self.sampling
+        self._check(lq, config, batch)
+        padded = pad_to_multiple(lq, self.multiple).to(self.lq_encoder.head.weight.dtype)
+        networks = TiledNetworks.of(self, self._grid(padded, tile, overlap), batch or len(lq))
+        S_l, expected = networks.encode(padded, config.fidelity)
+        good = networks.probability_of_good(S_l)
+        m_l = good >= config.alpha
+
+        def refine(S_t: Tensor, m_t: Tensor, rows: Tensor) -> LogitTiles:
+            return networks.refine(S_t, m_t, S_l[rows], m_l[rows])
+
+        def evaluate(S_t: Tensor, rows: Tensor) -> LogitTiles:
+            return networks.evaluate(S_t, S_l[rows])
+
+        generators = make_generators(seed, len(lq), lq.device)
+        tokens, start_step = sample(refine, evaluate, S_l, m_l, config=config, generators=generators, on_step=on_step)
+        image = networks.decode(tokens, expected, config.fidelity)
+        height, width = lq.shape[-2] * self.scale, lq.shape[-1] * self.scale
+        return Restored(image[..., :height, :width].to(lq.dtype), tokens, start_step, good)
+
+    def _check(self, lq: Tensor, config: SamplingConfig, batch: int | None) -> None:
         if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape:
             raise ValueError(f"lq has shape {tuple(lq.shape)}; it must be (b, 3, height, width), nothing empty")
         if batch is not None and batch < 1:
             raise ValueError(f"batch={batch} must be at least 1")
-        config = config or SamplingConfig()
-        height, width = lq.shape[-2] * self.scale, lq.shape[-1] * self.scale
-        padded = pad_to_multiple(lq, self.multiple).to(self.lq_encoder.head.weight.dtype)
+        if config.fidelity and not (hasattr(self.vqgan, "quantizer") and hasattr(self.vqgan, "decode_codes")):
+            raise ValueError(
+                f"fidelity={config.fidelity} must be 0 with a {type(self.vqgan).__name__}, which has no quantizer and "
+                "decode_codes"
+            )
+
+    def _grid(self, lq: Tensor, tile: int | None, overlap: int | None) -> Grid:
+        """The token map of a padded lq, and its tiles of ``tile`` LQ pixels that share ``overlap``."""
         unit = self.vqgan.factor // self.scale
-        h, w = padded.shape[-2] // unit, padded.shape[-1] // unit
-        side, shared = self._tile_tokens(tile, overlap, unit, h, w)
-        tiles = make_tiles(h, w, side, shared)
-
-        b = lq.shape[0]
-
-        def run(network: Callable[..., Tensor], *maps: Tensor, factor: int = 1) -> Iterator[tuple[Where, Tensor]]:
-            return blend_strips(run_tiles(network, tiles, *maps, batch=batch or b, factor=factor), tiles, len(maps[0]))
-
-        # The same for all tiles; the rest of a context is a look-up, cheaper to repeat than to hold for every tile.
-        biases = {net: net.swin.biases(min(side, h), min(side, w)) for net in (self.evaluator, self.refiner)}
-
-        def judge(S_t: Tensor, S_l: Tensor) -> Tensor:
-            return self.evaluator.logits(S_t, self.evaluator.context(S_l, biases[self.evaluator]))
-
-        def predict(S_t: Tensor, m_t: Tensor, S_l: Tensor, m_l: Tensor) -> Tensor:
-            return self.refiner.logits(S_t, m_t, self.refiner.context(S_l, m_l, biases[self.refiner]))
-
-        S_l = torch.empty(b, h, w, dtype=torch.int64, device=lq.device)
-        # Of the fidelity: d numbers per token, so that the N logits of a large map are never held.
-        code_dim = self.vqgan.quantizer.dim if config.fidelity else 0
-        expected = torch.empty(b, code_dim, h, w, device=lq.device)
-        for where, logits in run(self.lq_encoder, padded, factor=unit):
-            S_l[where] = logits.argmax(1)
-            if config.fidelity:
-                expected.movedim(1, -1)[where] = self.vqgan.quantizer.expected_codes(logits).movedim(1, -1)
-        good = torch.empty_like(S_l, dtype=torch.bool)
-        for where, logits in run(judge, S_l, S_l):
-            good[where] = logits.float().softmax(1)[:, 1] >= config.alpha
-
-        def refine(tokens: Tensor, mask: Tensor, rows: Tensor) -> Pieces:
-            return run(predict, tokens, mask, S_l[rows], good[rows])
-
-        def evaluate(tokens: Tensor, rows: Tensor) -> Pieces:
-            return run(judge, tokens, S_l[rows])
-
-        generators = make_generators(seed, b, lq.device)
-        tokens, start_step = sample(refine, evaluate, S_l, good, config=config, generators=generators, on_step=on_step)
-
-        def decode(S_0: Tensor, expected: Tensor) -> Tensor:
-            return self.vqgan.decode(S_0, expected, config.fidelity)
-
-        pieces = run_tiles(decode, tiles, tokens, expected, batch=batch or b)
-        image = blend(pieces, tiles, b, factor=self.vqgan.factor)
-        return Restored(image[..., :height, :width].to(lq.dtype), tokens, start_step)
-
-    def _tile_tokens(self, tile: int | None, overlap: int | None, unit: int, h: int, w: int) -> tuple[int, int]:
-        """Side and overlap of tiles in tokens."""
+        h, w = lq.shape[-2] // unit, lq.shape[-1] // unit
         if tile is None:
-            return max(h, w), 0
+            return Grid(h, w, max(h, w), 0)
         if tile < self.multiple:
             raise ValueError(
                 f"tile={tile} must be at least one window of tokens, {self.multiple} LQ pixels at x{self.scale}"
             )
         side = tile // self.multiple * self.window
-        if overlap is None:
-            return side, side // 4
-        if not 0 <= overlap // unit < side:
+        shared = side // 4 if overlap is None else overlap // unit
+        if not 0 <= shared < side:
             raise ValueError(f"overlap={overlap} must be in [0, tile={tile})")
-        return side, overlap // unit
+        return Grid(h, w, side, shared)
+
+
+def _plain(value: Any) -> Any:
+    """Options as plain containers, as a checkpoint's metadata holds them."""
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

@@ -15,7 +15,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def init_convs(network: nn.Module) -> None:
     """Start as nearly a linear path: convs outside ResBlocks keep the variance, every ResBlock adds zeros.
 
-    PyTorch's default leaves a third of the variance a conv; through the levels of a VQGAN the colours of an image then
+    PyTorch's default leaves a third of the variance a conv; through the levels of a VQGAN the colors of an image then
     drown in what the blocks add, and thousands of iterations pass before they are learned.
     """
     blocks = [module for module in network.modules() if isinstance(module, ResBlock)]
@@ -44,6 +44,7 @@ class ResBlock(nn.Module):
         self.activation = nn.SiLU() if activation is None else activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, in_channels, h, w) -> (b, out_channels, h, w)."""
         y = self.conv1(self.activation(self.norm1(x)))
         y = self.conv2(self.activation(self.norm2(y)))
         return self.shortcut(x) + y
@@ -57,6 +58,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c, h/2, w/2)."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -72,6 +74,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c, 2h, 2w)."""
         weight = F.pad(self.conv.weight, (1, 1, 1, 1))
         weight = weight[..., 1:, :] + weight[..., :-1, :]
         weight = weight[..., 1:] + weight[..., :-1]

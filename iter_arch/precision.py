@@ -1,6 +1,7 @@
 """In which dtype a device runs the networks of ITER (arXiv:2312.05616) fastest."""
 
 import torch
+from torch import Tensor
 
 PRECISIONS = ("auto", "bf16", "float32")
 
@@ -26,3 +27,8 @@ def has_bf16(device: torch.device) -> bool:
         return False
     found = torch.cpu.get_capabilities()
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 where it is: for what half precision would lose."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

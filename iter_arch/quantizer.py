@@ -1,10 +1,29 @@
-"""Vector quantiser of the VQGAN (ITER, arXiv:2312.05616, Eq. 1; VQ-VAE, arXiv:1711.00937)."""
+"""Quantizers of the VQGAN: what is between E_H and D_H (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1).
 
-from typing import NamedTuple
+A quantizer is a module with
+
+    num_codes: int                          N
+    dim: int                                d, channels of what it takes and gives
+    tokens(z)        (b, d, h, w) -> (b, h, w) int64 in [0, N)
+    codes(tokens)    (b, h, w) int64 -> (b, d, h, w)
+    forward(z)       (b, d, h, w) -> Quantized
+
+and a row in `QUANTIZERS`; a yml names it under ``vqgan``: ``quantizer: {type: FSQ, levels: [8, 5, 5, 5]}``. One whose
+codes are learned has ``replace(indices, vectors)`` too, so that a training run can start and revive them.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from basicsr_compat.schema import Count, OneOf, Rule, Weight
+from iter_arch.precision import widened
+
+Levels = Annotated[int, Rule("from 2 to 64", lambda levels: 2 <= levels <= 64)]
 
 
 class Quantized(NamedTuple):
@@ -16,7 +35,7 @@ class Quantized(NamedTuple):
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest entry of a codebook by squared L2 distance.
+    """Nearest entry of a codebook by squared L2 distance (VQ-VAE, arXiv:1711.00937); the paper's.
 
     Args:
         num_codes: N, entries of the codebook.
@@ -26,7 +45,7 @@ class VectorQuantizer(nn.Module):
     Distances, argmin and loss are float32 whatever the autocast dtype.
     """
 
-    def __init__(self, num_codes: int = 512, dim: int = 128, *, beta: float = 0.25) -> None:
+    def __init__(self, *, num_codes: Count = 512, dim: Count = 128, beta: Weight = 0.25) -> None:
         super().__init__()
         self.num_codes = num_codes
         self.dim = dim
@@ -38,16 +57,11 @@ class VectorQuantizer(nn.Module):
         """tokens (b, h, w) int64 in [0, N) -> codes (b, d, h, w)."""
         return self.embedding(tokens).permute(0, 3, 1, 2)
 
-    def expected_codes(self, logits: Tensor) -> Tensor:
-        """logits (b, N, h, w) -> mean of the codes under their softmax (b, d, h, w) float32."""
-        with torch.autocast(logits.device.type, enabled=False):
-            return torch.einsum("bnhw,nd->bdhw", logits.float().softmax(1), self.embedding.weight.float())
-
     def tokens(self, z: Tensor) -> Tensor:
         """z (b, d, h, w) -> index of the nearest code (b, h, w) int64."""
         with torch.autocast(z.device.type, enabled=False):
-            codebook = self.embedding.weight.float()
-            flat = z.float().permute(0, 2, 3, 1).flatten(0, 2)
+            codebook = widened(self.embedding.weight)
+            flat = z.to(codebook.dtype).permute(0, 2, 3, 1).flatten(0, 2)
             # ||z||^2 is the same for every code and left out.
             distance = torch.addmm(codebook.square().sum(1), flat, codebook.t(), alpha=-2)
             return distance.argmin(1).view(z.shape[0], *z.shape[2:])
@@ -55,11 +69,90 @@ class VectorQuantizer(nn.Module):
     def forward(self, z: Tensor) -> Quantized:
         """z (b, d, h, w) -> Quantized."""
         tokens = self.tokens(z)
-        codes, latent = self.codes(tokens).float(), z.float()
+        codes, latent = widened(self.codes(tokens)), widened(z)
         loss = F.mse_loss(codes, latent.detach()) + self.beta * F.mse_loss(latent, codes.detach())
         return Quantized(latent + (codes - latent).detach(), tokens, loss)
 
     @torch.no_grad()
     def replace(self, indices: Tensor, vectors: Tensor) -> None:
-        """Overwrite codes ``indices`` (k,) with ``vectors`` (k, d): initialisation and revival of dead codes."""
+        """Overwrite codes ``indices`` (k,) with ``vectors`` (k, d): initialization and revival of dead codes."""
         self.embedding.weight[indices] = vectors.to(self.embedding.weight.dtype)
+
+
+class FSQ(nn.Module):
+    """Finite scalar quantization (arXiv:2309.15505): every channel is rounded to one of a few levels.
+
+    There is no codebook to learn, to start or to revive, and no loss: N is the product of the levels.
+
+    Args:
+        levels: number of levels of every channel, each from 2 to 64; d is how many there are. The paper advises 5 or
+            more each: [8, 8, 8] are 512 codes, [8, 5, 5, 5] are 1000.
+    """
+
+    def __init__(self, *, levels: Sequence[Levels] = (8, 8, 8)) -> None:
+        super().__init__()
+        self.num_codes = math.prod(levels)
+        self.dim = len(levels)
+        sizes = torch.tensor(levels)
+        strides = torch.tensor([math.prod(levels[:i]) for i in range(len(levels))])
+        self.register_buffer("sizes", sizes.view(-1, 1, 1), persistent=False)
+        self.register_buffer("strides", strides.view(-1, 1, 1), persistent=False)
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """tokens (b, h, w) int64 in [0, N) -> codes (b, d, h, w) float32 in [-1, 1]."""
+        return self._to_codes(tokens[:, None] // self.strides % self.sizes)
+
+    def tokens(self, z: Tensor) -> Tensor:
+        """z (b, d, h, w) -> the token of the levels that its channels are rounded to (b, h, w) int64."""
+        return (self._level(z).round().long() * self.strides).sum(1)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """z (b, d, h, w) -> Quantized; the loss is 0."""
+        level = self._level(z)
+        rounded = level.round()
+        codes = self._to_codes(level + (rounded - level).detach())
+        return Quantized(codes, (rounded.long() * self.strides).sum(1), codes.new_zeros(()))
+
+    def _level(self, z: Tensor) -> Tensor:
+        """z (b, d, h, w) -> level of every channel before rounding, in (-0.5, levels - 0.5)."""
+        # Up to half a level beyond the outermost, less a hair, so that each is an equal part of the range.
+        return widened(z).tanh() * (self.sizes - 1e-3) / 2 + (self.sizes - 1) / 2
+
+    def _to_codes(self, level: Tensor) -> Tensor:
+        return 2 * level / (self.sizes - 1) - 1
+
+
+# A new quantizer is one entry.
+QUANTIZERS: dict[str, Callable[..., nn.Module]] = {"VectorQuantizer": VectorQuantizer, "FSQ": FSQ}
+
+QuantizerSection = Annotated[
+    Mapping[str, Any] | None, OneOf("quantizer", QUANTIZERS.get, QUANTIZERS.keys, default="VectorQuantizer")
+]
+
+
+def build_quantizer(section: Mapping[str, Any] | None) -> nn.Module:
+    """The quantizer of a yml's section; `VectorQuantizer` where it names no type.
+
+    Raises:
+        ValueError: an unknown type; lists the known ones.
+    """
+    options = dict(section or {})
+    name = options.pop("type", "VectorQuantizer")
+    if name not in QUANTIZERS:
+        raise ValueError(f"quantizer.type={name!r} must be one of {', '.join(QUANTIZERS)}")
+    return QUANTIZERS[name](**options)
+
+
+def expected_codes(quantizer: nn.Module, logits: Tensor) -> Tensor:
+    """Mean of the codes under the softmax of ``logits``: what a single draw loses.
+
+    Args:
+        logits: (b, N, h, w).
+
+    Returns:
+        (b, d, h, w) float32.
+    """
+    every = torch.arange(quantizer.num_codes, device=logits.device)
+    codebook = widened(quantizer.codes(every[None, None])[0, :, 0])  # (d, N)
+    with torch.autocast(logits.device.type, enabled=False):
+        return torch.einsum("bnhw,dn->bdhw", widened(logits).softmax(1).to(codebook.dtype), codebook)

@@ -4,17 +4,16 @@
     model = spandrel.ModelLoader().load_from_file("ITER_x4.pth")
 
 Detected are whole ITERs: files of `iter_arch.save_pretrained`, of ``basicsr convert``, and the authors' released ones.
-As spandrel passes on weights alone, the architecture is read from their keys and shapes.
+spandrel passes on tensors alone: architecture and sampling are in one of them, and else read from keys and shapes.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
-from iter_arch.checkpoint import Checkpoint, build
 from iter_arch.iter_arch import ITER
-from iter_arch.released import from_released, is_released, tuned_sampling
+from iter_arch.pretrained.checkpoint import Checkpoint, build, split_config
+from iter_arch.pretrained.released import from_released, is_released
+from iter_arch.swin import SwinOptions
 
 try:
     from spandrel import MAIN_REGISTRY, Architecture, ArchRegistry, ArchSupport, ImageModelDescriptor, ModelTiling
@@ -45,30 +44,30 @@ class ITERArch(Architecture[ITER]):
         )
 
     def load(self, state_dict: Mapping[str, Any]) -> ImageModelDescriptor[ITER]:
-        """The model with these weights; with the default sampling of its kind, seed 0, and tiles for large images.
+        """The model with these weights; with the sampling that they are tuned for, seed 0, and tiles for large images.
 
         Raises:
             ValueError: the weights are not those of a whole ITER; a released checkpoint without VQGAN is completed by
                 ``basicsr convert --vqgan``.
         """
-        state: Mapping[str, Tensor] = from_released(state_dict) if is_released(state_dict) else state_dict
-        net = build(Checkpoint(dict(state), None), "the state dict")
-        config = tuned_sampling(net.config)
+        state, config = split_config(state_dict, "the state dict")
+        state = from_released(state) if is_released(state) else state
+        net = build(Checkpoint(state, config), "the state dict")
         tile = max(TILE // net.scale, net.multiple)
-        refiner = net.config["refiner"]
+        swin = SwinOptions().updated(net.config["refiner"].get("swin"))
         return ImageModelDescriptor(
             net,
-            dict(state),
+            state,
             architecture=self,
             purpose="SR" if net.scale > 1 else "Restoration",
-            tags=[f"{refiner['dim']}dim", f"{refiner['groups'] * refiner['depth']}blocks"],
+            tags=[f"{swin.dim}dim", f"{swin.groups * swin.depth}blocks"],
             supports_half=False,
             supports_bfloat16=True,
             scale=net.scale,
             input_channels=3,
             output_channels=3,
             tiling=ModelTiling.INTERNAL,
-            call_fn=lambda model, image: model.restore(image, config=config, tile=tile).image,
+            call_fn=lambda model, image: model.restore(image, tile=tile).image,
         )
 
 

@@ -1,14 +1,62 @@
 """Window attention and Swin stages, the transformer part of all four networks (ITER, arXiv:2312.05616, Sec. 3 and 4.1;
 Swin Transformer, arXiv:2103.14030; residual groups: SwinIR, arXiv:2108.10257)."""
 
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr_compat.schema import Count, Layers, Positive
+from basicsr_compat.schema import Count, Layers, Positive, section_problems
+
+# Attention biases of every block of every group, see `SwinStage.biases`.
+Biases = list[list[Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinOptions:
+    """The Swin blocks of a network.
+
+    Args:
+        dim: channels inside the blocks.
+        depth: Swin blocks per group.
+        groups: number of groups.
+        heads: attention heads, of which ``dim`` is a multiple.
+        window: positions of a window's side; every second block is shifted by half of it.
+        mlp_ratio: hidden channels of the MLPs, in units of ``dim``.
+        residual_groups: SwinIR's form, as in the authors' released networks: conv3x3 before and after, a skip over all,
+            and every group closed by a conv3x3 and a skip. Otherwise (the paper's form) the blocks alone, between two
+            1x1 convs where the map has other than ``dim`` channels.
+        gate: squeeze-and-excitation gate in the MLPs (released networks).
+
+    Raises:
+        ValueError: a value out of range; names the field, the value and the rule.
+
+    Example:
+        >>> TokenRefiner(swin=SwinOptions(dim=128, depth=6, heads=4))
+    """
+
+    dim: Count = 256
+    depth: Layers = 12
+    groups: Layers = 1
+    heads: Count = 8
+    window: Count = 8
+    mlp_ratio: Positive = 4.0
+    residual_groups: bool = False
+    gate: bool = False
+
+    def __post_init__(self) -> None:
+        problems = list(section_problems(vars(self), SwinOptions, "swin"))
+        if not problems and self.dim % self.heads:
+            problems = [f"swin.dim={self.dim} must be a multiple of swin.heads={self.heads}"]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def updated(self, section: "SwinOptions | Mapping[str, Any] | None") -> "SwinOptions":
+        """These options, with those that a section of a yml sets; options of their own as they are."""
+        return section if isinstance(section, SwinOptions) else replace(self, **(section or {}))
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -19,27 +67,30 @@ def relative_position_index(window: int) -> Tensor:
     return offset[0] * (2 * window - 1) + offset[1]
 
 
-@lru_cache(maxsize=32)
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Attention mask of shifted windows: (windows, n, n) float32, -100 between positions that are not neighbours."""
-    regions = torch.zeros(height, width, device=device)
-    bounds = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
-    for i, rows in enumerate(bounds):
-        for j, columns in enumerate(bounds):
-            regions[rows, columns] = 3 * i + j
+    """Attention mask of shifted windows: (windows, n, n) float32, -100 between positions that are not neighbors."""
+
+    def region(length: int) -> Tensor:
+        position = torch.arange(length, device=device)
+        return (position >= length - window).float() + (position >= length - shift).float()
+
+    regions = 3 * region(height)[:, None] + region(width)
     regions = partition(regions[None, :, :, None], window).flatten(1)
     return (regions[:, :, None] != regions[:, None, :]).float() * -100.0
 
 
 def partition(x: Tensor, window: int) -> Tensor:
     """(b, h, w, c) -> (b * windows, window^2, c)."""
-    return rearrange(x, "b (h i) (w j) c -> (b h w) (i j) c", i=window, j=window)
+    b, h, w, c = x.shape
+    x = x.view(b, h // window, window, w // window, window, c)
+    return x.transpose(2, 3).reshape(-1, window * window, c)
 
 
 def merge(windows: Tensor, shape: torch.Size, window: int) -> Tensor:
     """Inverse of `partition`; ``shape`` is that of the result, (b, h, w, c)."""
-    h, w = shape[1] // window, shape[2] // window
-    return rearrange(windows, "(b h w) (i j) c -> b (h i) (w j) c", h=h, w=w, i=window)
+    b, h, w, c = shape
+    windows = windows.view(b, h // window, w // window, window, window, c)
+    return windows.transpose(2, 3).reshape(b, h, w, c)
 
 
 def attention_with_bias_gradient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
@@ -57,8 +108,6 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int, window: int) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim={dim} must be a multiple of heads={heads}")
         self.heads = heads
         self.window = window
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -73,6 +122,7 @@ class WindowAttention(nn.Module):
         return bias if mask is None else (mask[:, None] + bias).to(bias.dtype)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x (b * windows, n, c), bias (1 or windows, heads, n, n), see `bias` -> (b * windows, n, c)."""
         bw, n, c = x.shape
         query, key, value = self.qkv(x).view(bw, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         if bias.requires_grad and x.device.type == "cpu":
@@ -101,6 +151,7 @@ class Mlp(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, h, w, c) -> (b, h, w, c)."""
         y = F.gelu(self.fc1(x))
         if self.gate is not None:
             y = y * self.gate(y.mean(dim=(1, 2), keepdim=True))
@@ -108,24 +159,19 @@ class Mlp(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and MLP, each after LayerNorm and with a skip: (b, h, w, c) -> (b, h, w, c)."""
+    """Window attention and MLP, each after LayerNorm and with a skip; shifted by half a window or not at all."""
 
-    def __init__(self, dim: int, *, heads: int, window: int, shift: int, mlp_ratio: float, gate: bool) -> None:
+    def __init__(self, options: SwinOptions, *, shifted: bool) -> None:
         super().__init__()
-        self.window = window
-        self.shift = shift
+        dim, self.window = options.dim, options.window
+        self.shift = options.window // 2 if shifted else 0
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads=heads, window=window)
+        self.attn = WindowAttention(dim, heads=options.heads, window=options.window)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, ratio=mlp_ratio, gate=gate)
-
-    def bias(self, height: int, width: int) -> Tensor:
-        """What `forward` needs besides x for a grid of this size; constant as long as the weights are."""
-        table = self.attn.relative_position_bias_table
-        mask = shift_mask(height, width, self.window, self.shift, table.device) if self.shift else None
-        return self.attn.bias(mask)
+        self.mlp = Mlp(dim, ratio=options.mlp_ratio, gate=options.gate)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x (b, h, w, c), bias of `SwinStage.biases` -> (b, h, w, c)."""
         y = self.norm1(x)
         if self.shift:
             y = y.roll((-self.shift, -self.shift), (1, 2))
@@ -139,14 +185,13 @@ class SwinBlock(nn.Module):
 class SwinGroup(nn.Module):
     """Swin blocks, every second one shifted; as a residual group a conv3x3 and a skip close it."""
 
-    def __init__(self, dim: int, *, depth: int, residual: bool, window: int, **block) -> None:
+    def __init__(self, options: SwinOptions) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            SwinBlock(dim, window=window, shift=window // 2 if i % 2 else 0, **block) for i in range(depth)
-        )
-        self.conv = nn.Conv2d(dim, dim, 3, padding=1) if residual else None
+        self.blocks = nn.ModuleList(SwinBlock(options, shifted=i % 2 == 1) for i in range(options.depth))
+        self.conv = nn.Conv2d(options.dim, options.dim, 3, padding=1) if options.residual_groups else None
 
     def forward(self, x: Tensor, biases: list[Tensor]) -> Tensor:
+        """x (b, h, w, c), one bias per block -> (b, h, w, c)."""
         y = x
         for block, bias in zip(self.blocks, biases, strict=True):
             y = block(y, bias)
@@ -156,65 +201,47 @@ class SwinGroup(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """A run of Swin blocks on a feature map: (b, channels, h, w) -> (b, channels, h, w).
-
-    h and w must be multiples of the window; anything else is a ValueError.
+    """A run of Swin blocks on a feature map.
 
     Args:
         channels: channels of the map.
-        dim: channels inside the blocks.
-        depth: Swin blocks a group.
-        groups: number of groups.
-        heads, window, mlp_ratio: of every block; every second block is shifted by half a window.
-        residual_groups: SwinIR's form, as in the authors' released networks: conv3x3 before and after, a skip over all,
-            and every group closed by a conv3x3 and a skip. Otherwise (the paper's form) the blocks alone, between two
-            1x1 convs where ``channels`` differs from ``dim``.
-        gate: squeeze-and-excitation gate in the MLPs (released networks).
+        options: the blocks.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        dim: Count,
-        depth: Layers,
-        groups: Layers = 1,
-        heads: Count = 8,
-        window: Count = 8,
-        mlp_ratio: Positive = 4.0,
-        residual_groups: bool = False,
-        gate: bool = False,
-    ) -> None:
+    def __init__(self, channels: int, options: SwinOptions) -> None:
         super().__init__()
-        self.window = window
-        self.residual = residual_groups
-        if residual_groups:
+        dim, self.window = options.dim, options.window
+        self.residual = options.residual_groups
+        if self.residual:
             self.conv_in = nn.Conv2d(channels, dim, 3, padding=1)
             self.conv_out = nn.Conv2d(dim, channels, 3, padding=1)
         else:
             self.conv_in = nn.Identity() if channels == dim else nn.Conv2d(channels, dim, 1)
             self.conv_out = nn.Identity() if channels == dim else nn.Conv2d(dim, channels, 1)
-        self.groups = nn.ModuleList(
-            SwinGroup(
-                dim, depth=depth, residual=residual_groups, heads=heads, window=window, mlp_ratio=mlp_ratio, gate=gate
-            )
-            for _ in range(groups)
-        )
+        self.groups = nn.ModuleList(SwinGroup(options) for _ in range(options.groups))
         for module in self.groups.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def biases(self, height: int, width: int) -> list[list[Tensor]]:
-        """Attention biases of every block for a grid of h x w; pass them to `forward` to compute them only once."""
+    def biases(self, height: int, width: int) -> Biases:
+        """Attention biases of every block for a grid of height x width; pass them to `forward` to compute them once.
+
+        Raises:
+            ValueError: the grid is no multiple of the window.
+        """
         if height % self.window or width % self.window:
             raise ValueError(
                 f"grid of {height}x{width} positions must be a multiple of window={self.window}; "
                 "pad the image first (iter_arch.tiling.pad_to_multiple)"
             )
-        return [[block.bias(height, width) for block in group.blocks] for group in self.groups]
+        device = next(self.groups.parameters()).device
+        shifts = {block.shift for group in self.groups for block in group.blocks}
+        masks = {s: shift_mask(height, width, self.window, s, device) if s else None for s in shifts}
+        return [[block.attn.bias(masks[block.shift]) for block in group.blocks] for group in self.groups]
 
-    def forward(self, x: Tensor, biases: list[list[Tensor]] | None = None) -> Tensor:
+    def forward(self, x: Tensor, biases: Biases | None = None) -> Tensor:
+        """x (b, channels, h, w), h and w multiples of the window -> (b, channels, h, w)."""
         if biases is None:
             biases = self.biases(*x.shape[-2:])
         y = self.conv_in(x).permute(0, 2, 3, 1).contiguous()

@@ -1,28 +1,24 @@
 """Swin-VQGAN: E_H, codebook and D_H, the token space of everything else (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_compat.schema import Count, Layers, OptionsOf, Weight
+from basicsr_compat import register
+from basicsr_compat.schema import Count, Layers, Rule
 from iter_arch.layers import Downsample, ResBlock, Upsample, group_norm, init_convs
-from iter_arch.quantizer import VectorQuantizer
-from iter_arch.swin import SwinStage
+from iter_arch.precision import widened
+from iter_arch.quantizer import QuantizerSection, build_quantizer
+from iter_arch.swin import SwinOptions, SwinStage
+from iter_arch.tokenizer import Encoded
 
-
-class Encoded(NamedTuple):
-    """latent: (b, d, h, w) before quantisation; tokens: (b, h, w) int64; loss: () float32, the VQ loss of Eq. 1."""
-
-    latent: Tensor
-    tokens: Tensor
-    loss: Tensor
+Multipliers = Annotated[Sequence[Count], Rule("of 1 to 8 levels", lambda levels: 1 <= len(levels) <= 8)]
 
 
 class Reconstructed(NamedTuple):
     """image: (b, 3, H, W), in eval mode clamped to [0, 1]; tokens: (b, h, w) int64; loss: () the VQ loss;
-    latent: (b, d, h, w) before quantisation."""
+    latent: (b, d, h, w) before quantization."""
 
     image: Tensor
     tokens: Tensor
@@ -30,17 +26,17 @@ class Reconstructed(NamedTuple):
     latent: Tensor
 
 
-@ARCH_REGISTRY.register()
+@register("arch")
 class SwinVQGAN(nn.Module):
-    """VQGAN with Swin blocks in the place of non-local attention; factor 8 between pixels and tokens for four levels.
+    """VQGAN with Swin blocks in the place of non-local attention; a token is 8x8 pixels for four levels.
 
     Args:
         base_channels: channels of the first level.
         multipliers: channels of each level in units of ``base_channels``; every level but the first halves the size.
-        res_blocks: ResBlocks a level.
-        codebook_size, code_dim: N and d.
-        beta: weight of the commitment term.
-        swin_dim, swin_depth, swin: dim, depth and further arguments of `SwinStage`.
+        res_blocks: ResBlocks per level.
+        quantizer: ``type``, a name in `iter_arch.quantizer.QUANTIZERS`, and its arguments; `VectorQuantizer` with 512
+            codes of dimension 128 where left out.
+        swin: the Swin blocks; what a mapping leaves out is ``SwinOptions(depth=6)``'s.
 
     Images are RGB in [0, 1] with sides that are multiples of ``factor * window``.
     """
@@ -49,55 +45,35 @@ class SwinVQGAN(nn.Module):
         self,
         *,
         base_channels: Count = 128,
-        multipliers: Sequence[Count] = (1, 2, 2, 4),
+        multipliers: Multipliers = (1, 2, 2, 4),
         res_blocks: Layers = 2,
-        codebook_size: Count = 512,
-        code_dim: Count = 128,
-        beta: Weight = 0.25,
-        swin_dim: Count = 256,
-        swin_depth: Layers = 6,
-        **swin: Annotated[Any, OptionsOf(SwinStage, without=("channels", "dim", "depth"))],
+        quantizer: QuantizerSection = None,
+        swin: SwinOptions | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.factor = 2 ** (len(multipliers) - 1)
+        swin = SwinOptions(depth=6).updated(swin)
         widths = [base_channels * m for m in multipliers]
-
-        def middle() -> list[nn.Module]:
-            width = widths[-1]
-            stage = SwinStage(width, dim=swin_dim, depth=swin_depth, **swin)
-            return [ResBlock(width, width), stage, ResBlock(width, width)]
-
-        encoder: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1)]
-        channels = widths[0]
-        for level, width in enumerate(widths):
-            encoder += [ResBlock(channels if i == 0 else width, width) for i in range(res_blocks)]
-            channels = width
-            if level < len(widths) - 1:
-                encoder.append(Downsample(width))
-        encoder += [*middle(), group_norm(channels), nn.Conv2d(channels, code_dim, 3, padding=1)]
-
-        decoder: list[nn.Module] = [nn.Conv2d(code_dim, channels, 3, padding=1), *middle()]
-        for level, width in enumerate(reversed(widths)):
-            if level > 0:
-                decoder.append(Upsample(channels))
-            decoder += [ResBlock(channels if i == 0 else width, width) for i in range(res_blocks)]
-            channels = width
-        decoder += [group_norm(channels), nn.Conv2d(channels, 3, 3, padding=1)]
-
-        self.window = next(m.window for m in encoder if isinstance(m, SwinStage))
-        self.encoder = nn.Sequential(*encoder)
-        self.quantizer = VectorQuantizer(codebook_size, code_dim, beta=beta)
-        self.decoder = nn.Sequential(*decoder)
+        self.window = swin.window
+        self.factor = 2 ** (len(widths) - 1)
+        between = build_quantizer(quantizer)
+        self.encoder = _encoder(widths, res_blocks, between.dim, swin)
+        self.quantizer = between
+        self.decoder = _decoder(widths, res_blocks, between.dim, swin)
         init_convs(self)
 
+    @property
+    def num_codes(self) -> int:
+        """N."""
+        return self.quantizer.num_codes
+
     def encode(self, image: Tensor) -> Encoded:
-        """image (b, 3, H, W) RGB in [0, 1] -> Encoded; h, w = H/8, W/8."""
+        """image (b, 3, H, W) RGB in [0, 1] -> Encoded; h, w = H / factor, W / factor."""
         latent = self.latent(image)
         quantized = self.quantizer(latent)
         return Encoded(latent, quantized.tokens, quantized.loss)
 
     def latent(self, image: Tensor) -> Tensor:
-        """image (b, 3, H, W) RGB in [0, 1] -> E_H(image) (b, d, h, w), before quantisation."""
+        """image (b, 3, H, W) RGB in [0, 1] -> E_H(image) (b, d, h, w), before quantization."""
         multiple = self.factor * self.window
         if image.shape[-2] % multiple or image.shape[-1] % multiple:
             raise ValueError(
@@ -106,25 +82,21 @@ class SwinVQGAN(nn.Module):
             )
         return self.encoder(image.clamp(0, 1) * 2 - 1)
 
-    def decode(self, tokens: Tensor, expected: Tensor | None = None, fidelity: float = 0.0) -> Tensor:
-        """tokens (b, h, w) int64 -> image (b, 3, 8h, 8w) RGB in [0, 1].
-
-        fidelity: share of ``expected`` (b, d, h, w), codes of `VectorQuantizer.expected_codes`, in what is decoded.
-        """
-        codes = self.quantizer.codes(tokens)
-        if fidelity:
-            codes = codes.float().lerp(expected, fidelity).to(codes.dtype)
-        return self.decode_codes(codes).clamp(0, 1)
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens (b, h, w) int64 -> image (b, 3, factor * h, factor * w) RGB in [0, 1]."""
+        return self.decode_codes(self.quantizer.codes(tokens)).clamp(0, 1)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """codes (b, d, h, w) -> image (b, 3, 8h, 8w) float32, nominally in [0, 1], not clamped."""
+        """codes (b, d, h, w) -> image (b, 3, factor * h, factor * w) at least float32, nominally in [0, 1], not
+        clamped."""
+        codes = codes.to(self.decoder[0].weight.dtype)
         # bfloat16 has as many steps in [0.5, 1) as in [-1, 1] of the decoder's output: the difference would be lost.
-        return (self.decoder(codes).float() + 1) / 2
+        return (widened(self.decoder(codes)) + 1) / 2
 
     def forward(self, image: Tensor, *, quantize: bool = True) -> Reconstructed:
         """image (b, 3, H, W) RGB in [0, 1] -> Reconstructed.
 
-        quantize: False decodes the latent itself (the warm-up of a training); loss is then 0.
+        quantize: False decodes the latent itself (the warm-up of a training run); loss is then 0.
         """
         latent = self.latent(image)
         quantized = self.quantizer(latent)
@@ -132,3 +104,37 @@ class SwinVQGAN(nn.Module):
         loss = quantized.loss if quantize else 0 * quantized.loss
         output = self.decode_codes(quantized.codes if quantize else latent)
         return Reconstructed(output if self.training else output.clamp(0, 1), quantized.tokens, loss, latent)
+
+
+def _encoder(widths: Sequence[int], res_blocks: int, dim: int, swin: SwinOptions) -> nn.Sequential:
+    """E_H: (b, 3, H, W) -> (b, dim, h, w)."""
+    layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1)]
+    channels = widths[0]
+    for level, width in enumerate(widths):
+        if level > 0:
+            layers.append(Downsample(channels))
+        layers += _res_blocks(channels, width, res_blocks)
+        channels = width
+    layers += [*_middle(channels, swin), group_norm(channels), nn.Conv2d(channels, dim, 3, padding=1)]
+    return nn.Sequential(*layers)
+
+
+def _decoder(widths: Sequence[int], res_blocks: int, dim: int, swin: SwinOptions) -> nn.Sequential:
+    """D_H: (b, dim, h, w) -> (b, 3, H, W)."""
+    channels = widths[-1]
+    layers: list[nn.Module] = [nn.Conv2d(dim, channels, 3, padding=1), *_middle(channels, swin)]
+    for level, width in enumerate(reversed(widths)):
+        if level > 0:
+            layers.append(Upsample(channels))
+        layers += _res_blocks(channels, width, res_blocks)
+        channels = width
+    layers += [group_norm(channels), nn.Conv2d(channels, 3, 3, padding=1)]
+    return nn.Sequential(*layers)
+
+
+def _res_blocks(channels: int, width: int, count: int) -> list[nn.Module]:
+    return [ResBlock(channels if i == 0 else width, width) for i in range(count)]
+
+
+def _middle(width: int, swin: SwinOptions) -> list[nn.Module]:
+    return [ResBlock(width, width), SwinStage(width, swin), ResBlock(width, width)]

@@ -12,10 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from iter_arch.precision import widened
+
 # Tokens whose outputs are handed on together, in rows of the grid.
 STRIP_ROWS = 8
 
-Where = tuple[slice, ...]
+# Where a tile of an output is in maps (b, h, w): slices of the batch, or of the batch and the rows.
+TileIndex = tuple[slice, ...]
 
 
 class Span(NamedTuple):
@@ -111,16 +114,16 @@ def feather(axis: list[Span], factor: int, device: torch.device) -> dict[Span, T
 
 def blend_strips(
     pieces: Iterator[tuple[Tile, slice, Tensor]], tiles: list[Tile], images: int, *, factor: int = 1
-) -> Iterator[tuple[Where, Tensor]]:
+) -> Iterator[tuple[TileIndex, Tensor]]:
     """Blend pieces of `run_tiles`, handing on rows as soon as no other tile adds to them.
 
     Args:
         images: b, the number of images.
-        factor: output pixels a token.
+        factor: output pixels per token.
 
     Yields:
         (where, output): where is an index into maps (b, factor * h, factor * w), output (images, c, rows, columns)
-        there, float32 if there are several tiles. No more than one row of tiles is held at a time.
+        there, at least float32 if there are several tiles. No more than one row of tiles is held at a time.
     """
     if len(tiles) == 1:
         for _, where, output in pieces:
@@ -129,7 +132,7 @@ def blend_strips(
     width = factor * tiles[-1].columns.stop
     band, top = None, 0
 
-    def finished(stop: int) -> Iterator[tuple[Where, Tensor]]:
+    def finished(stop: int) -> Iterator[tuple[TileIndex, Tensor]]:
         for first in range(top, stop, STRIP_ROWS * factor):
             last = min(first + STRIP_ROWS * factor, stop)
             yield (slice(None), slice(first, last)), band[:, :, first - top : last - top]
@@ -137,7 +140,7 @@ def blend_strips(
     for tile, where, output in pieces:
         start = factor * tile.rows.start
         if band is None:
-            band = output.new_zeros(images, output.shape[1], output.shape[2], width, dtype=torch.float32)
+            band = widened(output.new_zeros(images, output.shape[1], output.shape[2], width))
             rows = feather(list(dict.fromkeys(tile.rows for tile in tiles)), factor, output.device)
             columns = feather(list(dict.fromkeys(tile.columns for tile in tiles)), factor, output.device)
         elif start > top:
@@ -146,7 +149,7 @@ def blend_strips(
             top = start
         weight = rows[tile.rows][:, None] * columns[tile.columns]
         span = slice(factor * tile.columns.start, factor * tile.columns.stop)
-        band[where, :, :, span].addcmul_(output.float(), weight)
+        band[where, :, :, span].addcmul_(output.to(band.dtype), weight)
     yield from finished(factor * tiles[-1].rows.stop)
 
 

@@ -1,16 +1,15 @@
 """Token refiner phi_r and token evaluator phi_e (ITER, arXiv:2312.05616, Sec. 3.3, Eq. 4 and 9)."""
 
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr_compat.schema import Count, Layers, OptionsOf
+from basicsr_compat import register
+from basicsr_compat.schema import Count
 from iter_arch.layers import group_norm
-from iter_arch.swin import SwinStage
-
-Biases = list[list[Tensor]]
+from iter_arch.swin import Biases, SwinOptions, SwinStage
 
 
 class Context(NamedTuple):
@@ -33,24 +32,23 @@ class TokenNetwork(nn.Module):
     """
 
     has_mask_embedding: bool
-    num_outputs: int | None  # None: one a code
+    num_outputs: int | None  # None: one per code
 
     def __init__(
         self,
         *,
         num_codes: Count = 512,
-        dim: Count = 256,
-        depth: Layers = 12,
-        **swin: Annotated[Any, OptionsOf(SwinStage, without=("channels",))],
+        swin: SwinOptions | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        swin = SwinOptions().updated(swin)
         self.num_codes = num_codes
-        self.embedding = nn.Embedding(num_codes + self.has_mask_embedding, dim)
-        self.mix_t = nn.Linear(dim, dim, bias=False)
-        self.mix_l = nn.Linear(dim, dim, bias=False)
-        self.swin = SwinStage(dim, dim=dim, depth=depth, **swin)
-        self.norm = group_norm(dim)
-        self.head = nn.Conv2d(dim, self.num_outputs or num_codes, 1)
+        self.embedding = nn.Embedding(num_codes + self.has_mask_embedding, swin.dim)
+        self.mix_t = nn.Linear(swin.dim, swin.dim, bias=False)
+        self.mix_l = nn.Linear(swin.dim, swin.dim, bias=False)
+        self.swin = SwinStage(swin.dim, swin)
+        self.norm = group_norm(swin.dim)
+        self.head = nn.Conv2d(swin.dim, self.num_outputs or num_codes, 1)
 
     def _context(self, mix_l: Tensor, biases: Biases | None) -> Context:
         table = F.linear(self.embedding.weight, self.mix_t.weight)
@@ -61,7 +59,7 @@ class TokenNetwork(nn.Module):
         return self.head(F.silu(self.norm(self.swin(x, context.biases))))
 
 
-@ARCH_REGISTRY.register()
+@register("arch")
 class TokenRefiner(TokenNetwork):
     """phi_r: logits (b, N, h, w) of S_h given the tokens kept so far and S_l (Eq. 4).
 
@@ -70,8 +68,8 @@ class TokenRefiner(TokenNetwork):
 
     Args:
         num_codes: N.
-        dim: channels.
-        depth, swin: depth and further arguments of `SwinStage`.
+        swin: the Swin blocks, whose ``dim`` is also that of the embedding; what a mapping leaves out is
+            `SwinOptions()`'s.
     """
 
     has_mask_embedding = True
@@ -95,7 +93,7 @@ class TokenRefiner(TokenNetwork):
         return self.logits(S_t, m_t, self.context(S_l, m_l))
 
 
-@ARCH_REGISTRY.register()
+@register("arch")
 class TokenEvaluator(TokenNetwork):
     """phi_e: logits (b, 2, h, w) of 'bad' and 'good' for every token of S_t given S_l (Eq. 9).
 

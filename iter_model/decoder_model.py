@@ -16,10 +16,11 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iter_arch.checkpoint import load_strictly, read_checkpoint
 from iter_arch.color import low_frequencies
 from iter_arch.iter_arch import ITER
-from iter_arch.sampling import Pieces, make_generators, sample
+from iter_arch.pretrained.checkpoint import load_strictly, read_weights
+from iter_arch.quantizer import expected_codes
+from iter_arch.sampling import LogitTiles, make_generators, sample
 from iter_model.adversarial import AdversarialMixin
 from iter_model.iter_model import ITERModel
 from iter_model.option_rules import gan_problems
@@ -83,7 +84,9 @@ class DecoderModel(AdversarialMixin, ITERModel):
         paths = self.options.paths
         source = paths.pretrain_network_iter or paths.pretrain_network_g
         if source:
-            load_strictly(self.iter, read_checkpoint(source).state, source)
+            checkpoint = read_weights(source)
+            self.take_sampling(checkpoint, source)
+            load_strictly(self.iter, checkpoint.state, source)
             get_root_logger().info(f"Loaded ITER from {source}")
         if self.is_train and paths.pretrain_network_g:
             self.load_into(self.trained_part(self.iter), paths.pretrain_network_g, self.trained_key)
@@ -150,13 +153,13 @@ class DecoderModel(AdversarialMixin, ITERModel):
 
         logits = net.lq_encoder(lq).float()
         S_l = logits.argmax(1)
-        tokens = torch.where(of_gt[:, None, None], net.vqgan.quantizer.tokens(net.vqgan.latent(self.gt)), S_l)
+        tokens = torch.where(of_gt[:, None, None], net.vqgan.encode(self.gt).tokens, S_l)
         refined = ((chances[3] < options.refined_ratio) & ~of_gt).nonzero().flatten()
         if len(refined):
             tokens[refined] = self._refine(S_l[refined])
         fidelity = chances[4] / (1 - options.expected_ratio) if options.expected_ratio < 1 else chances[4] + 1
         fidelity = fidelity.clamp_max(1).masked_fill(of_gt, 0)[:, None, None, None]
-        codes = net.vqgan.quantizer.codes(tokens).lerp(net.vqgan.quantizer.expected_codes(logits), fidelity)
+        codes = net.vqgan.quantizer.codes(tokens).lerp(expected_codes(net.vqgan.quantizer, logits), fidelity)
         return Decoded(codes, lq)
 
     def _refine(self, S_l: Tensor) -> Tensor:
@@ -166,10 +169,10 @@ class DecoderModel(AdversarialMixin, ITERModel):
         alpha, *seeds = torch.rand(1 + len(S_l), generator=self.generator).tolist()
         everywhere = (slice(None),)
 
-        def refine(tokens: Tensor, mask: Tensor, rows: Tensor) -> Pieces:
+        def refine(tokens: Tensor, mask: Tensor, rows: Tensor) -> LogitTiles:
             return [(everywhere, net.refiner(tokens, mask, S_l[rows], good[rows] >= alpha))]
 
-        def evaluate(tokens: Tensor, rows: Tensor) -> Pieces:
+        def evaluate(tokens: Tensor, rows: Tensor) -> LogitTiles:
             return [(everywhere, net.evaluator(tokens, S_l[rows]))]
 
         config = replace(self.sampling, alpha=alpha)

@@ -12,10 +12,9 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
 from basicsr_compat.schema import format_value
-from iter_arch.checkpoint import load_strictly, read_checkpoint, save_pretrained
 from iter_arch.color import match_color
 from iter_arch.iter_arch import ITER
-from iter_arch.released import tuned_sampling
+from iter_arch.pretrained.checkpoint import Checkpoint, load_strictly, read_weights, sampling_of, save_pretrained
 from iter_arch.sampling import SamplingConfig
 from iter_arch.schedule import mask_ratio
 from iter_data import PairPool, batch_to_pair
@@ -84,11 +83,11 @@ class ITERModel(ValidationMixin, TrainingMixin):
         self.read_options()
         self.build_metrics()
         self.iter = build_network(self.options.network_g)
-        section = self.val.sampling
-        self.sampling = tuned_sampling(self.iter.config) if section is None else SamplingConfig(**section)
         for problem in (*self.missing_weights(opt["path"]), *pool_problems(opt)) if self.is_train else ():
             raise ValueError(problem)
         self.load_networks()
+        section = self.val.sampling
+        self.sampling = self.iter.sampling if section is None else SamplingConfig(**section)
         self.iter.to(self.device, memory_format=self.memory_format)
         self.iter.vqgan.requires_grad_(False)
         self.iter.eval()
@@ -108,7 +107,9 @@ class ITERModel(ValidationMixin, TrainingMixin):
             init_from_codebook(self.iter)
 
     def _load_trained(self, source: str) -> None:
-        state = read_checkpoint(source, self.trained_key).state
+        checkpoint = read_weights(source, self.trained_key)
+        self.take_sampling(checkpoint, source)
+        state = checkpoint.state
         whole = any(name.startswith("vqgan.") for name in state)
         if not whole and not self.options.paths.pretrain_network_vqgan:
             raise ValueError(
@@ -118,8 +119,14 @@ class ITERModel(ValidationMixin, TrainingMixin):
         load_strictly(self.iter if whole else TrainedNetworks(self.iter), state, source)
         get_root_logger().info(f"Loaded {'ITER' if whole else 'its trained networks'} from {source}")
 
+    def take_sampling(self, checkpoint: Checkpoint, source: str) -> None:
+        """Sample as the weights that are loaded are tuned for, unless network_g says how."""
+        sampling = sampling_of(checkpoint, source)
+        if sampling is not None and not self.options.network_g.get("sampling"):
+            self.iter.sampling = sampling
+
     def _load_vqgan(self, source: str) -> None:
-        state = read_checkpoint(source).state
+        state = read_weights(source).state
         part = {key.removeprefix("vqgan."): value for key, value in state.items() if key.startswith("vqgan.")}
         load_strictly(self.iter.vqgan, part or state, source)
         get_root_logger().info(f"Loaded SwinVQGAN from {source}")
@@ -154,7 +161,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
             self.iter.vqgan.encoder.compile()
 
     def _load_average(self, source: str) -> None:
-        state = read_checkpoint(source).state
+        state = read_weights(source).state
         trained = {key: value for key, value in state.items() if not key.startswith("vqgan.")}
         load_strictly(self.net_g_ema, trained, source)
 
@@ -204,7 +211,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         """One iteration of Algorithm 1 on self.lq (b, 3, H/s, W/s) and self.gt (b, 3, H, W), and of the average."""
         with self.autocast(), self.synchronized(self.net_g, current_iter):
             with torch.no_grad():
-                S_h = self.iter.vqgan.quantizer.tokens(self.iter.vqgan.latent(self.gt))
+                S_h = self.iter.vqgan.encode(self.gt).tokens
             m_t, alpha, uniform = self.draw_training_masks(S_h.shape)
             predicted = self.net_g(self.lq, S_h, m_t, alpha, uniform)
         losses = self._losses(predicted, S_h)

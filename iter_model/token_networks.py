@@ -58,7 +58,8 @@ def init_from_codebook(net: ITER) -> None:
 
     Embeddings and heads of E_l, phi_r and phi_e become the standardized codes, each in random directions of its own.
     """
-    codes = net.vqgan.quantizer.embedding.weight
+    every = torch.arange(net.vqgan.num_codes)
+    codes = net.vqgan.quantizer.codes(every[None, None])[0, :, 0].t()
     codes = (codes - codes.mean(0)) / codes.std()
 
     def in_random_directions(dim: int) -> Tensor:

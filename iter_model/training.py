@@ -17,7 +17,7 @@ from basicsr_compat.pipeline import checkpoints
 from basicsr_compat.pipeline.check import Network
 from basicsr_compat.pipeline.randomness import derive_seed
 from basicsr_compat.schema import section_problems
-from iter_arch.checkpoint import load_strictly, read_checkpoint
+from iter_arch.pretrained.checkpoint import load_strictly, read_weights
 from iter_model.option_rules import impossible_optimizers
 from iter_model.options import RunOptions, Section, TrainOptions, ValOptions, read_model_options
 
@@ -94,7 +94,7 @@ class TrainingMixin(BaseModel):
 
     def load_into(self, net: nn.Module, path: str, param_key: str | None = None) -> None:
         """Load a checkpoint strictly; without param_key its averaged weights, where it has them. Executes nothing."""
-        load_strictly(net, read_checkpoint(path, param_key).state, path)
+        load_strictly(net, read_weights(path, param_key).state, path)
         get_root_logger().info(f"Loaded {type(net).__name__} from {path} [{param_key or 'params_ema, else params'}]")
 
     @property

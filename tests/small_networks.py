@@ -7,13 +7,10 @@ from iter_arch import ITER
 VQGAN = {
     "base_channels": 8,
     "res_blocks": 1,
-    "codebook_size": 32,
-    "code_dim": 8,
-    "swin_dim": 16,
-    "swin_depth": 2,
-    "heads": 2,
+    "quantizer": {"num_codes": 32, "dim": 8},
+    "swin": {"dim": 16, "depth": 2, "heads": 2},
 }
-TOKENS = {"dim": 16, "depth": 2, "heads": 2}
+TOKENS = {"swin": {"dim": 16, "depth": 2, "heads": 2}}
 RELEASED_FORM = {"groups": 2, "residual_groups": True, "gate": True}
 
 
@@ -22,10 +19,10 @@ def config(scale: int = 4, **form) -> dict:
     vqgan_form = {key: value for key, value in form.items() if key != "groups"}
     return {
         "scale": scale,
-        "vqgan": VQGAN | vqgan_form,
-        "lq_encoder": {"stem_channels": 8} | TOKENS | form,
-        "refiner": TOKENS | form,
-        "evaluator": TOKENS | form,
+        "vqgan": VQGAN | {"swin": VQGAN["swin"] | vqgan_form},
+        "lq_encoder": {"stem_channels": 8, "swin": TOKENS["swin"] | form},
+        "refiner": {"swin": TOKENS["swin"] | form},
+        "evaluator": {"swin": TOKENS["swin"] | form},
     }
 
 

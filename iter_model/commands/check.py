@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
 def _waiting_download(opt: dict) -> str | None:
     """A released checkpoint that is named in the options and not there yet."""
-    from iter_arch.checkpoint import DOWNLOADS, RELEASED
+    from iter_arch.pretrained.download import RELEASED, REMOTES, local_copy
 
     named = {str(value) for value in opt["path"].values()}
-    return next((name for name, file in RELEASED.items() if name in named and not (DOWNLOADS / file).exists()), None)
+    return next((name for name in RELEASED if name in named and local_copy(REMOTES[name]) is None), None)

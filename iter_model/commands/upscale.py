@@ -178,7 +178,6 @@ def _prepare(args: argparse.Namespace) -> tuple[Restorer, list[Job]]:
     from iter_arch import SamplingConfig, load_pretrained
     from iter_arch.color import check_levels
     from iter_arch.precision import choose_dtype
-    from iter_arch.released import tuned_sampling
     from iter_model.photo.folders import plan
     from iter_model.photo.restorer import Restorer, choose_batch, choose_device, choose_tile
 
@@ -190,7 +189,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Restorer, list[Job]]:
     tile = choose_tile(args.tile, net)
     restorer = Restorer(
         net=net,
-        config=sampling_config(args, tuned_sampling(getattr(net, "config", {}))),
+        config=sampling_config(args, net.sampling),
         seed=args.seed,
         tile=tile,
         batch=choose_batch(args.batch, net, tile, device),

@@ -14,7 +14,7 @@ from small_networks import RELEASED_FORM, small_iter
 
 from iter_arch import SamplingConfig, load_pretrained, save_pretrained
 from iter_arch.iter_arch import ITER
-from iter_arch.released import from_released, to_released
+from iter_arch.pretrained.released import from_released, to_released
 from iter_model import commands
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def test_a_checkpoint_without_vqgan_never_meets_a_random_one(here):
     Path("experiments/pretrained_models/ITER_swinvqgan.pth").unlink()
     released = "path:pretrain_network_g=experiments/pretrained_models/ITER_x4.pth"
     out = basicsr("test", "-opt", "test_released_x4.yml", "--force_yml", released, status=2)
-    assert "holds no VQGAN; name one in path.pretrain_network_vqgan" in out
+    assert "holds no VQGAN: name one in path.pretrain_network_vqgan" in out
 
 
 @pytest.mark.parametrize(("scale", "iterations"), [(4, [1, 2]), (2, [1])])

@@ -10,7 +10,7 @@ import pytest
 from commands import BASICSR, call
 
 import iter_arch
-from iter_arch.checkpoint import WEIGHTS
+from iter_arch.pretrained.download import WEIGHTS
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -23,13 +23,12 @@ COMMAND = [sys.executable, "-m", "iter_model.commands", "upscale"]
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A file with a very small ITER of random weights."""
-    swin = {"heads": 2, "window": 4}
-    small = {"dim": 8, "depth": 2, **swin}
-    vqgan = {"base_channels": 8, "res_blocks": 1, "codebook_size": 16, "code_dim": 8, "swin_dim": 8, "swin_depth": 2}
+    small = {"swin": {"dim": 8, "depth": 2, "heads": 2, "window": 4}}
+    vqgan = {"base_channels": 8, "res_blocks": 1, "quantizer": {"num_codes": 16, "dim": 8}, **small}
     lq_encoder = {"stem_channels": 8, "res_blocks": 1, **small}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = iter_arch.ITER(vqgan=vqgan | swin, lq_encoder=lq_encoder, refiner=small, evaluator=small)
+        net = iter_arch.ITER(vqgan=vqgan, lq_encoder=lq_encoder, refiner=small, evaluator=small)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     iter_arch.save_pretrained(net, path)
     return path
@@ -102,9 +101,8 @@ for size in ("small", "large"):
 def test_memory_is_that_of_one_float_copy_of_the_result(photos, tmp_path):
     """Logits of all tokens alone would take 32 bytes a pixel, and so would two more copies of the result."""
     torch.manual_seed(0)
-    swin = {"heads": 2, "window": 4}
-    small = {"dim": 8, "depth": 2, **swin}
-    vqgan = {"base_channels": 8, "res_blocks": 1, "code_dim": 8, "swin_dim": 8, "swin_depth": 2, **swin}
+    small = {"swin": {"dim": 8, "depth": 2, "heads": 2, "window": 4}}
+    vqgan = {"base_channels": 8, "res_blocks": 1, "quantizer": {"dim": 8}, **small}
     net = iter_arch.ITER(vqgan=vqgan, lq_encoder={"stem_channels": 8, **small}, refiner=small, evaluator=small)
     iter_arch.save_pretrained(net, tmp_path / "net.safetensors")
     save(tmp_path / "small.png", levels((480, 480)))

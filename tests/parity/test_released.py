@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import iter_arch
-from iter_arch.released import DERIVED, from_released, to_released
+from iter_arch.pretrained.released import DERIVED, from_released, to_released
 
 HERE = Path(__file__).parent / "released"
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from iter_arch.sampling import SamplingConfig, draw_tokens, keep_count, make_generators, sample, start_step, top_k
+from iter_arch.sampling import SamplingConfig, draw_tokens, keep_count, make_generators, sample, start_step
 from iter_arch.schedule import mask_ratio
+from iter_arch.selection import top_k
 
 CODES = 16
 

@@ -7,6 +7,7 @@ from small_networks import photo, small_iter
 
 from iter_arch import load_pretrained
 from iter_arch.color import low_frequencies
+from iter_arch.quantizer import expected_codes
 
 PAIRS = {"lq": photo(4, 3, 16, 16), "gt": photo(4, 3, 64, 64, seed=1)}
 GAN = {"gan_opt": {"type": "GANLoss", "gan_type": "hinge", "loss_weight": 0.1}}
@@ -53,7 +54,7 @@ def test_the_decoder_learns(net, tmp_path):
 def test_expected_codes_alone(net, tmp_path):
     model = decoder_model(tmp_path, net)
     drawn = draw(model, expected_ratio=1.0)
-    expected = model.iter.vqgan.quantizer.expected_codes(model.iter.lq_encoder(PAIRS["lq"]))
+    expected = expected_codes(model.iter.vqgan.quantizer, model.iter.lq_encoder(PAIRS["lq"]))
     assert torch.allclose(drawn.codes, expected, atol=1e-6) and torch.equal(drawn.lq, PAIRS["lq"])
 
 
@@ -61,7 +62,7 @@ def test_fidelity_is_drawn_for_every_image(net, tmp_path):
     model = decoder_model(tmp_path, net)
     drawn = draw(model)
     logits, quantizer = model.iter.lq_encoder(PAIRS["lq"]), model.iter.vqgan.quantizer
-    start, expected = quantizer.codes(logits.argmax(1)), quantizer.expected_codes(logits)
+    start, expected = quantizer.codes(logits.argmax(1)), expected_codes(quantizer, logits)
     shares = ((drawn.codes - start) / (expected - start)).flatten(1).median(1).values
     assert torch.allclose(drawn.codes, start.lerp(expected, shares[:, None, None, None]), atol=1e-4)
     assert len(shares.unique()) == 4 and shares.min() > 0 and shares.max() < 1

@@ -43,7 +43,7 @@ def test_codebook_starts_from_encoder_outputs(tmp_path):
         latent = model.net_g.latent(IMAGES["gt"])
         used = model.quantizer.tokens(latent).unique()
     # k-means of the 256 latents: every centre has members.
-    assert len(used) == VQGAN["codebook_size"]
+    assert len(used) == VQGAN["quantizer"]["num_codes"]
     assert torch.equal(model.net_g_ema.quantizer.embedding.weight, model.quantizer.embedding.weight)
 
 
@@ -54,7 +54,7 @@ def test_warm_up_trains_a_plain_autoencoder_and_then_makes_the_codebook(tmp_path
     assert torch.equal(model.quantizer.embedding.weight, before) and log[-1]["l_vq"] == 0
     log = train(model, 1, IMAGES, first=4)
     assert not torch.equal(model.quantizer.embedding.weight, before) and log[-1]["l_vq"] > 0
-    assert log[-1]["codes_used"] > VQGAN["codebook_size"] / 2
+    assert log[-1]["codes_used"] > VQGAN["quantizer"]["num_codes"] / 2
 
 
 def test_dead_codes_are_revived_and_live_ones_stay(tmp_path):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from iter_arch import ITER, LQEncoder, SwinVQGAN, TokenEvaluator, TokenRefiner
 from iter_arch.layers import group_norm
 from iter_arch.quantizer import VectorQuantizer
-from iter_arch.swin import SwinStage, WindowAttention, merge, partition, shift_mask
+from iter_arch.swin import SwinOptions, SwinStage, WindowAttention, merge, partition, shift_mask
 
 
 def tokens(*shape, codes=32, seed=0):
@@ -154,7 +154,7 @@ def test_partition_and_merge_are_inverse():
 
 def test_shifted_blocks_let_windows_see_each_other():
     torch.manual_seed(0)
-    stage = SwinStage(8, dim=8, depth=2, heads=2, window=4)
+    stage = SwinStage(8, SwinOptions(dim=8, depth=2, heads=2, window=4))
     x = torch.randn(1, 8, 8, 8, requires_grad=True)
     stage(x)[0, :, 0, 0].sum().backward()
     reached = x.grad[0].abs().sum(0) > 0
@@ -180,7 +180,7 @@ def test_unknown_arguments_are_refused():
     with pytest.raises(ValueError, match="scale=3 must be one of 1, 2, 4, 8"):
         LQEncoder(scale=3)
     with pytest.raises(ValueError, match=r"window must be the same in all four networks, not \[4, 8\]"):
-        ITER(**(config() | {"refiner": {"dim": 16, "depth": 2, "heads": 2, "window": 4}}))
+        ITER(**(config() | {"refiner": {"swin": {"dim": 16, "depth": 2, "heads": 2, "window": 4}}}))
 
 
 def test_group_norm_keeps_at_least_four_channels_a_group():
@@ -192,7 +192,7 @@ def test_group_norm_keeps_at_least_four_channels_a_group():
 
 def quantizer():
     torch.manual_seed(0)
-    vq = VectorQuantizer(20, 6)
+    vq = VectorQuantizer(num_codes=20, dim=6)
     torch.nn.init.normal_(vq.embedding.weight)
     return vq
 
@@ -211,7 +211,7 @@ def test_tokens_are_the_nearest_codes():
 
 
 def test_loss_is_equation_1_with_beta_on_the_commitment():
-    vq = VectorQuantizer(2, 1, beta=0.25)
+    vq = VectorQuantizer(num_codes=2, dim=1, beta=0.25)
     vq.embedding.weight.data = torch.tensor([[0.0], [10.0]])
     z = torch.tensor([1.0, 8.0], requires_grad=True).view(1, 1, 1, 2)
     z.retain_grad()
@@ -234,7 +234,7 @@ def test_gradients_pass_straight_through():
 
 
 def test_distances_stay_float32_under_autocast():
-    vq = VectorQuantizer(2, 1)
+    vq = VectorQuantizer(num_codes=2, dim=1)
     # bfloat16 has 8 bits: 1 and 1.001 would be the same code.
     vq.embedding.weight.data = torch.tensor([[1.0], [1.001]])
     with torch.autocast("cpu", torch.bfloat16):

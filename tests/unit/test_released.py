@@ -1,16 +1,22 @@
 """Reading, writing and finding the authors' released checkpoints: what is exact, and what is refused."""
 
+import hashlib
+import json
 import os
 import re
 
 import pytest
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
+from safetensors.torch import save_file
 from small_networks import RELEASED_FORM, photo, small_iter
 
 import iter_arch
-from iter_arch import SamplingConfig, checkpoint, load_pretrained, load_released, save_pretrained
-from iter_arch.released import DERIVED, from_released, is_released, to_released, tuned_sampling
+from iter_arch import SamplingConfig, load_pretrained, load_released, save_pretrained
+from iter_arch.pretrained import checkpoint, download
+from iter_arch.pretrained.checkpoint import Checkpoint, build
+from iter_arch.pretrained.infer import upgrade_config
+from iter_arch.pretrained.released import DERIVED, from_released, is_released, to_released
 
 SWIN = "token_refine_net.token_crit_net.swin_layers.swin_blks.0.residual_group.blocks"
 
@@ -145,11 +151,39 @@ def test_is_released(theirs, net):
     assert not is_released(RRDBNet(3, 3).state_dict())
 
 
-def test_the_sampling_follows_the_form(net):
-    assert tuned_sampling(net.config) == SamplingConfig.released() != SamplingConfig()
-    assert tuned_sampling(small_iter().config) == SamplingConfig()
-    assert tuned_sampling(net.config | {"refiner": {}}) == SamplingConfig()
-    assert tuned_sampling(net.config | {"sampling": {"alpha": 0.2}}) == SamplingConfig(alpha=0.2)
+def test_the_sampling_follows_the_form(net, theirs):
+    """Weights that do not say what they are tuned for are sampled as the authors' are, if they have their form."""
+    paper = small_iter()
+    assert net.sampling == paper.sampling == SamplingConfig() != SamplingConfig.released()
+    assert load_released(theirs).sampling == SamplingConfig.released()
+    for state, expected in ((net.state_dict(), SamplingConfig.released()), (paper.state_dict(), SamplingConfig())):
+        assert build(Checkpoint(state, None), "x").sampling == expected
+    earlier = {name: net.config[name] for name in net.config}
+    assert build(Checkpoint(net.state_dict(), upgrade_config(earlier)), "x").sampling == SamplingConfig.released()
+    earlier["sampling"] = {"alpha": 0.2}
+    assert build(Checkpoint(net.state_dict(), upgrade_config(earlier)), "x").sampling == SamplingConfig(alpha=0.2)
+
+
+def test_the_config_of_an_earlier_version_is_read(tmp_path):
+    earlier = {
+        "scale": 4,
+        "vqgan": {"base_channels": 8, "res_blocks": 1, "codebook_size": 32, "code_dim": 8, "swin_dim": 16}
+        | {"swin_depth": 2, "heads": 2, "beta": 0.5},
+        "lq_encoder": {"stem_channels": 8, "dim": 16, "depth": 2, "heads": 2},
+        "refiner": {"dim": 16, "depth": 2, "heads": 2},
+        "evaluator": {"dim": 16, "depth": 2, "heads": 2},
+        "sampling": {"alpha": 0.2},
+    }
+    net = small_iter()
+    path = tmp_path / "earlier.safetensors"
+    save_file(
+        {key: value.clone() for key, value in net.state_dict().items()}, path, {"iter_config": json.dumps(earlier)}
+    )
+    loaded = load_pretrained(path)
+    assert equal_weights(loaded, net) and loaded.sampling.alpha == 0.2 and loaded.vqgan.quantizer.beta == 0.5
+    save_pretrained(loaded, tmp_path / "now.safetensors")
+    assert load_pretrained(tmp_path / "now.safetensors").sampling == loaded.sampling
+    assert "codebook_size" not in json.dumps(loaded.config)
 
 
 # Loading
@@ -167,7 +201,7 @@ def test_load_released_takes_paths_and_mappings(net, theirs, tmp_path):
         assert loaded.scale == 4
     assert equal_weights(load_pretrained(tmp_path / "ITER_x4.pth"), net)
     lq = photo(1, 3, 9, 13)
-    assert torch.equal(loaded(lq), net(lq))
+    assert torch.equal(loaded(lq), net.restore(lq, config=SamplingConfig.released()).image)
 
 
 def test_the_vqgan_may_be_in_a_file_of_its_own(net, theirs, tmp_path):
@@ -240,7 +274,7 @@ def test_files_of_another_kind_are_refused_and_nothing_is_executed(theirs, tmp_p
         refused("holds no state dict")
     with pytest.raises(ValueError, match="has no state dict 'params_ema'"):
         torch.save({"params": theirs}, path)
-        checkpoint.read_checkpoint(path, "params_ema")
+        checkpoint.read_weights(path, "params_ema")
 
 
 def test_our_files_say_their_architecture_and_a_foreign_one_is_refused(net, tmp_path):
@@ -252,7 +286,7 @@ def test_our_files_say_their_architecture_and_a_foreign_one_is_refused(net, tmp_
         load_released(path)
     plain = checkpoint.Checkpoint(net.state_dict(), None)
     checkpoint.write_safetensors(plain, path)
-    assert load_pretrained(path).config["refiner"]["gate"] and equal_weights(load_pretrained(path), net)
+    assert load_pretrained(path).config["refiner"]["swin"]["gate"] and equal_weights(load_pretrained(path), net)
     for config, message in (
         (net.config | {"heads": 8}, "heads"),
         (net.config | {"refiner": {"deepth": 3}}, "deepth"),
@@ -283,43 +317,83 @@ def test_a_failed_write_leaves_the_older_file(net, tmp_path, monkeypatch):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """The release page: a folder; the current folder is another."""
+    """The release page: a folder. The current folder is another, and the cache is not there yet."""
     site, here = tmp_path / "site", tmp_path / "here"
     site.mkdir()
     here.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(checkpoint, "RELEASE_URL", site.as_uri())
+    monkeypatch.setenv("ITER_CACHE", str(tmp_path / "some/cache"))
+    serve(monkeypatch, site.as_uri())
     return site
 
 
-def test_released_names_are_downloaded_once(net, theirs, site):
+def serve(monkeypatch, url):
+    remotes = {name: one._replace(url=f"{url}/{one.name}") for name, one in download.REMOTES.items()}
+    monkeypatch.setattr(download, "REMOTES", remotes)
+    monkeypatch.setattr(checkpoint, "REMOTES", remotes)
+
+
+def test_released_names_are_downloaded_once_into_the_cache(net, theirs, site, tmp_path):
     torch.save({"params": theirs}, site / "ITER_x4.pth")
     assert equal_weights(load_pretrained("released_x4"), net)
-    assert os.listdir("experiments/pretrained_models") == ["ITER_x4.pth"]
+    assert os.listdir(tmp_path / "some/cache") == ["ITER_x4.pth"] and os.listdir() == []
     (site / "ITER_x4.pth").unlink()
     assert equal_weights(load_released("released_x4"), net)
 
 
-def test_the_vqgan_is_downloaded_where_it_is_needed(theirs, site):
+def test_the_folder_of_basicsr_comes_before_the_cache(net, theirs, site, tmp_path):
+    (tmp_path / "some/cache").mkdir(parents=True)
+    (tmp_path / "some/cache/ITER_x4.pth").write_bytes(b"other")
+    os.makedirs("experiments/pretrained_models")
+    torch.save({"params": theirs}, "experiments/pretrained_models/ITER_x4.pth")
+    assert equal_weights(load_pretrained("released_x4"), net)
+
+
+def test_the_vqgan_is_downloaded_where_it_is_needed(theirs, site, tmp_path):
     net = small_iter(2, **RELEASED_FORM)
     torch.save({"params": without(to_released(net.state_dict()), "vqgan.")}, site / "ITER_x2.pth")
     torch.save({"params": only_vqgan(to_released(net.state_dict()))}, site / "ITER_swinvqgan.pth")
     assert equal_weights(load_pretrained("released_x2"), net)
-    assert sorted(os.listdir("experiments/pretrained_models")) == ["ITER_swinvqgan.pth", "ITER_x2.pth"]
+    assert sorted(os.listdir(tmp_path / "some/cache")) == ["ITER_swinvqgan.pth", "ITER_x2.pth"]
 
 
-def test_without_network_the_message_says_what_to_put_where(site, monkeypatch):
+def test_without_network_the_message_says_what_to_put_where_and_nothing_is_left(site, tmp_path, monkeypatch):
     for url in (site.as_uri(), "http://localhost:9/nothing"):
-        monkeypatch.setattr(checkpoint, "RELEASE_URL", url)
+        serve(monkeypatch, url)
         with pytest.raises(FileNotFoundError) as caught:
             load_pretrained("released_x4")
         path = os.path.join(os.getcwd(), "experiments/pretrained_models/ITER_x4.pth")
         assert f"get {url}/ITER_x4.pth and put it at {path}" in str(caught.value)
-        assert os.listdir("experiments/pretrained_models") == []
+        assert os.listdir() == [] and sorted(os.listdir(tmp_path)) == ["here", "site"]
+
+
+def test_a_download_that_is_cut_or_another_file_is_not_kept(theirs, site, tmp_path, monkeypatch):
+    torch.save({"params": theirs}, site / "ITER_x4.pth")
+    real = download.urlopen
+
+    def cut(url, timeout):
+        response = real(url, timeout=timeout)
+        response.headers.replace_header("Content-Length", str(2 * int(response.headers["Content-Length"])))
+        return response
+
+    monkeypatch.setattr(download, "urlopen", cut)
+    with pytest.raises(FileNotFoundError, match="ended after"):
+        load_pretrained("released_x4")
+    monkeypatch.setattr(download, "urlopen", real)
+    one = download.REMOTES["released_x4"]
+    monkeypatch.setitem(download.REMOTES, "released_x4", one._replace(sha256="0" * 64))
+    with pytest.raises(FileNotFoundError, match="has SHA-256"):
+        load_pretrained("released_x4")
+    assert sorted(os.listdir(tmp_path)) == ["here", "site"]
+    right = hashlib.sha256((site / "ITER_x4.pth").read_bytes()).hexdigest()
+    monkeypatch.setitem(download.REMOTES, "released_x4", one._replace(sha256=right))
+    load_pretrained("released_x4")
 
 
 def test_the_release_page():
-    assert checkpoint.RELEASE_URL == "https://github.com/chaofengc/ITER/releases/download/v0.1.0"
+    assert {one.url.rpartition("/")[0] for one in download.REMOTES.values()} == {
+        "https://github.com/chaofengc/ITER/releases/download/v0.1.0"
+    }
 
 
 def test_unknown_names_are_told_the_known_ones():

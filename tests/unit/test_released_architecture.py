@@ -9,8 +9,8 @@ from small_networks import RELEASED_FORM, config
 
 from basicsr_compat.files import state_difference
 from iter_arch import ITER, SamplingConfig
-from iter_arch.architecture import infer_config
-from iter_arch.released import DERIVED, from_released
+from iter_arch.pretrained.infer import infer_config
+from iter_arch.pretrained.released import DERIVED, from_released
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("vqgan", "lq_encoder", "refiner", "evaluator")
@@ -30,7 +30,9 @@ def test_every_form_and_scale_is_found(scale, form):
     assert found["scale"] == scale
     for part in PARTS:
         for name, value in given[part].items():
-            assert found[part][name] == value, (part, name)
+            found_value = found[part][name]
+            for key, one in value.items() if isinstance(value, dict) else [(None, value)]:
+                assert (found_value if key is None else found_value[key]) == one, (part, name, key)
     assert on_meta(found).keys() == on_meta(given).keys()
 
 
@@ -38,11 +40,12 @@ def test_every_form_and_scale_is_found(scale, form):
     ("part", "changes"),
     [
         ("vqgan", {"base_channels": 16, "multipliers": [1, 3, 1, 2], "res_blocks": 3}),
-        ("vqgan", {"codebook_size": 40, "code_dim": 12, "swin_dim": 24, "swin_depth": 3, "heads": 3}),
-        ("lq_encoder", {"stem_channels": 12, "res_blocks": 3, "dim": 24, "depth": 3, "heads": 4}),
-        ("refiner", {"dim": 24, "depth": 5, "heads": 6, "mlp_ratio": 2.7}),
-        ("refiner", {"dim": 28, "mlp_ratio": 61.5 / 28}),  # 28 * (61 / 28) < 61 in floating point
-        ("evaluator", {"dim": 8, "depth": 1, "mlp_ratio": 0.5, "groups": 4}),
+        ("vqgan", {"quantizer": {"num_codes": 40, "dim": 12}, "swin": {"dim": 24, "depth": 3, "heads": 3}}),
+        ("lq_encoder", {"stem_channels": 12, "res_blocks": 3, "swin": {"dim": 24, "depth": 3, "heads": 4}}),
+        ("refiner", {"swin": {"dim": 24, "depth": 5, "heads": 6, "mlp_ratio": 2.7}}),
+        # 28 * (61 / 28) < 61 in floating point
+        ("refiner", {"swin": {"dim": 28, "depth": 2, "heads": 2, "mlp_ratio": 61.5 / 28}}),
+        ("evaluator", {"swin": {"dim": 8, "depth": 1, "heads": 2, "mlp_ratio": 0.5, "groups": 4}}),
     ],
 )
 def test_every_number_is_found(part, changes):
@@ -50,14 +53,16 @@ def test_every_number_is_found(part, changes):
     given[part] = given[part] | changes
     found = infer_config(on_meta(given))
     for name, value in given[part].items():
-        assert found[part][name] == pytest.approx(value, rel=0.1 if name == "mlp_ratio" else 0), name
+        for key, one in value.items() if isinstance(value, dict) else [(None, value)]:
+            of_file = found[part][name] if key is None else found[part][name][key]
+            assert of_file == pytest.approx(one, rel=0.1 if key == "mlp_ratio" else 0), (name, key)
     assert state_difference(on_meta(given), on_meta(found)) == []
 
 
 @pytest.mark.parametrize("window", [2, 4, 7])
 def test_the_window_is_found(window):
     given = config(window=window)
-    assert all(infer_config(on_meta(given))[part]["window"] == window for part in PARTS)
+    assert all(infer_config(on_meta(given))[part]["swin"]["window"] == window for part in PARTS)
 
 
 @pytest.mark.parametrize("key", ["vqgan.encoder.0.weight", "refiner.swin.groups.0.blocks.0.mlp.fc1.weight"])

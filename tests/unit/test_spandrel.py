@@ -8,8 +8,8 @@ import torch
 from small_networks import RELEASED_FORM, photo, small_iter
 
 from iter_arch import SamplingConfig, save_pretrained
-from iter_arch.released import to_released
-from iter_model.convert import convert
+from iter_arch.pretrained.released import to_released
+from iter_model.commands.convert import convert
 
 spandrel = pytest.importorskip("spandrel", reason="needs spandrel; pip install spandrel")
 plugin = pytest.importorskip("iter_arch.spandrel_plugin")

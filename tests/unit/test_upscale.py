@@ -31,6 +31,7 @@ class BicubicNet(nn.Module):
 
     scale = 4
     multiple = 16
+    sampling = iter_arch.SamplingConfig()
 
     def __init__(self):
         super().__init__()
@@ -40,7 +41,8 @@ class BicubicNet(nn.Module):
     def restore(self, lq, *, config, seed, tile, batch):
         self.calls.append({"lq": lq, "config": config, "seed": seed, "tile": tile, "batch": batch})
         image = F.interpolate(lq, scale_factor=self.scale, mode="bicubic").clamp(0, 1)
-        return iter_arch.Restored(image, torch.zeros(1, 1, 1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
+        tokens, start_step = torch.zeros(1, 1, 1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+        return iter_arch.Restored(image, tokens, start_step, torch.ones(1, 1, 1))
 
 
 @pytest.fixture
@@ -392,7 +394,7 @@ def test_missing_and_empty_input(net, photos, tmp_path, capsys):
         ("--alpha", "nan", "--alpha=nan must be a number in [0, 1]"),
         ("--steps", "0", "--steps=0 must be a whole number from 1 to 1000"),
         ("--temperature", "0", "--temperature=0.0 must be a number > 0"),
-        ("--selection", "best", "--selection='best' must be evaluator or confidence or halton"),
+        ("--selection", "best", "--selection='best' must be one of evaluator, confidence, halton"),
         ("--schedule", "sine", "--schedule='sine'"),
         ("--seed", "-1", "--seed=-1 must be in"),
         ("--tile", "-1", "--tile=-1 must be 0"),

@@ -1,11 +1,26 @@
 """Which ITER a state dict belongs to, read from its keys and shapes (networks of arXiv:2312.05616)."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+
+from iter_arch.sampling import SamplingConfig
+
+NETWORKS = ("lq_encoder", "refiner", "evaluator")
+SWIN_FIELDS = ("dim", "depth", "groups", "heads", "window", "mlp_ratio", "residual_groups", "gate")
+# Names of arguments in checkpoints of earlier versions, and the section and name that they have now.
+EARLIER_NAMES = {name: ("swin", name) for name in SWIN_FIELDS}
+EARLIER_VQGAN_NAMES = EARLIER_NAMES | {
+    "swin_dim": ("swin", "dim"),
+    "swin_depth": ("swin", "depth"),
+    "codebook_size": ("quantizer", "num_codes"),
+    "code_dim": ("quantizer", "dim"),
+    "beta": ("quantizer", "beta"),
+}
 
 
 def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -17,14 +32,40 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         ValueError: a weight that the answer depends on is missing or has an impossible shape.
     """
-    return {"scale": infer_scale(state), "vqgan": infer_vqgan(state)} | {
-        name: infer_network(state, name) for name in ("lq_encoder", "refiner", "evaluator")
-    }
+    vqgan = infer_vqgan(state)
+    factor = 2 ** (len(vqgan["multipliers"]) - 1)
+    networks = {name: infer_network(state, name) for name in NETWORKS}
+    return _with_sampling({"scale": factor // 2 ** infer_stages(state), "vqgan": vqgan} | networks)
 
 
-def infer_scale(state: Mapping[str, Tensor]) -> int:
-    """s: the LQ encoder has log2(8 / s) stride-2 convs."""
-    return 8 >> _stages(_Shapes(state, "lq_encoder."))
+def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments as a checkpoint holds them, under the names that they have in this version."""
+    config = dict(config)
+    for part in ("vqgan", *NETWORKS):
+        if isinstance(config.get(part), Mapping):
+            names = EARLIER_VQGAN_NAMES if part == "vqgan" else EARLIER_NAMES
+            section = {key: value for key, value in config[part].items() if key not in names}
+            for key, value in config[part].items():
+                if key in names and isinstance(section.setdefault(names[key][0], {}), dict):
+                    section[names[key][0]].setdefault(names[key][1], value)
+            config[part] = section
+    return _with_sampling(config)
+
+
+def _with_sampling(config: dict[str, Any]) -> dict[str, Any]:
+    """A config that says no sampling with that of the authors' weights, if its networks have the form of theirs."""
+    if "sampling" in config:
+        return config
+    sections = [config[name] for name in NETWORKS if isinstance(config.get(name), Mapping)]
+    forms = [section["swin"] for section in sections if isinstance(section.get("swin"), Mapping)]
+    if len(forms) == len(NETWORKS) and all(form.get("residual_groups") and form.get("gate") for form in forms):
+        return config | {"sampling": dataclasses.asdict(SamplingConfig.released())}
+    return config
+
+
+def infer_stages(state: Mapping[str, Tensor]) -> int:
+    """Stride-2 convs of the LQ encoder, log2 of the tokenizer's factor over the scale."""
+    return _stages(_Shapes(state, "lq_encoder."))
 
 
 def infer_vqgan(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -46,22 +87,19 @@ def infer_vqgan(state: Mapping[str, Tensor]) -> dict[str, Any]:
         if width % base_channels:
             raise ValueError(f"vqgan.encoder.{last} has {width} channels; they must be a multiple of {base_channels}")
         multipliers.append(width // base_channels)
-    codebook_size, code_dim = shapes.get("quantizer.embedding.weight", 2)
-    swin = _swin(state, f"vqgan.encoder.{stages[0]}.")
+    num_codes, dim = shapes.get("quantizer.embedding.weight", 2)
     return {
         "base_channels": base_channels,
         "multipliers": multipliers,
         "res_blocks": sum(block < ends[0] for block in blocks),
-        "codebook_size": codebook_size,
-        "code_dim": code_dim,
-        "swin_dim": swin.pop("dim"),
-        "swin_depth": swin.pop("depth"),
-    } | swin
+        "quantizer": {"num_codes": num_codes, "dim": dim},
+        "swin": _swin(state, f"vqgan.encoder.{stages[0]}."),
+    }
 
 
 def infer_network(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-    """Arguments of the 'lq_encoder', 'refiner' or 'evaluator' besides the scale and the number of codes."""
-    swin = _swin(state, f"{name}.swin.")
+    """Arguments of the 'lq_encoder', 'refiner' or 'evaluator' besides the scale, the factor and the number of codes."""
+    swin = {"swin": _swin(state, f"{name}.swin.")}
     if name != "lq_encoder":
         return swin
     shapes = _Shapes(state, "lq_encoder.")

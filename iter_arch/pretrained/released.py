@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from basicsr_compat.files import state_difference
-from iter_arch.architecture import infer_network, infer_num_codes, infer_scale, infer_vqgan
 from iter_arch.lq_encoder_arch import LQEncoder
-from iter_arch.sampling import SamplingConfig
+from iter_arch.pretrained.infer import infer_network, infer_num_codes, infer_stages, infer_vqgan
 from iter_arch.swin import relative_position_index, shift_mask
 from iter_arch.swin_vqgan_arch import SwinVQGAN
 from iter_arch.token_arch import TokenEvaluator, TokenRefiner
@@ -24,7 +23,7 @@ from iter_arch.token_arch import TokenEvaluator, TokenRefiner
 DERIVED = ("relative_position_index", "attn_mask")
 # Tokens along a side of the 256x256 images whose attention masks the released files hold.
 MASK_GRID = 32
-# Residual blocks a stage of the LQ encoder.
+# Residual blocks per stage of the LQ encoder.
 RES_BLOCKS = 2
 
 TOKEN_NETWORKS = {
@@ -51,15 +50,6 @@ def is_released(keys: Iterable[str]) -> bool:
     """Whether these are keys of a released checkpoint, complete or not."""
     pattern = r"((vqgan\.)?(encoder|decoder|generator)\.blocks|lq_encoder\.model|token_refine_net)\."
     return any(re.match(pattern, key) for key in keys)
-
-
-def tuned_sampling(config: Mapping[str, Any]) -> SamplingConfig:
-    """What the weights of an ITER of this config were tuned for: what the config says, or else, where its form is that
-    of the released networks, `SamplingConfig.released()`."""
-    parts = [config.get(name) or {} for name in ("lq_encoder", *TOKEN_NETWORKS)]
-    if "sampling" not in config and all(part.get("residual_groups") and part.get("gate") for part in parts):
-        return SamplingConfig.released()
-    return SamplingConfig(**config.get("sampling", {}))
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,7 +125,7 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             theirs[f"{block}.attn.relative_position_index"] = relative_position_index(window)
             if int(block.rpartition(".")[2]) % 2:
                 mask = shift_mask(MASK_GRID, MASK_GRID, window, window // 2, torch.device("cpu"))
-                theirs[f"{block}.attn_mask"] = mask.clone()
+                theirs[f"{block}.attn_mask"] = mask
     for key in [key for key in theirs if key.startswith("vqgan.decoder.")]:
         theirs[key.replace("decoder.", "generator.", 1)] = theirs[key]
     return {key.removeprefix("vqgan."): value for key, value in theirs.items()} if alone else theirs
@@ -230,10 +220,11 @@ def _parts(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if any(not key.startswith("vqgan.") for key in ours):
         configs |= {name: infer_network(ours, name) for name in ("lq_encoder", *TOKEN_NETWORKS)}
     for name, config in configs.items():
-        if not (config["residual_groups"] and config["gate"]):
+        swin = config["swin"]
+        if not (swin["residual_groups"] and swin["gate"]):
             raise ValueError(f"{name} is not of the released form: it must have residual groups and gates")
-        if MASK_GRID % config["window"]:
-            raise ValueError(f"{name} has window={config['window']}; it must divide {MASK_GRID} in the released form")
+        if MASK_GRID % swin["window"]:
+            raise ValueError(f"{name} has window={swin['window']}; it must divide {MASK_GRID} in the released form")
     with torch.device("meta"):
         networks = nn.ModuleDict()
         if "vqgan" in configs:
@@ -245,7 +236,7 @@ def _parts(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
                     f"lq_encoder has res_blocks={config['res_blocks']}; the released form has {RES_BLOCKS}"
                 )
             num_codes = infer_num_codes(ours)
-            networks["lq_encoder"] = LQEncoder(scale=infer_scale(ours), num_codes=num_codes, **config)
+            networks["lq_encoder"] = LQEncoder(scale=1, factor=2 ** infer_stages(ours), num_codes=num_codes, **config)
             networks["refiner"] = TokenRefiner(num_codes=num_codes, **configs["refiner"])
             networks["evaluator"] = TokenEvaluator(num_codes=num_codes, **configs["evaluator"])
     return networks.state_dict()

@@ -1,0 +1,114 @@
+"""The four networks on the tiles of one batch of images, as Algorithm 2 calls them (ITER, arXiv:2312.05616).
+
+Not the networks' own forwards: what does not change while a batch is sampled is computed once here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from iter_arch.precision import widened
+from iter_arch.quantizer import expected_codes
+from iter_arch.sampling import LogitTiles
+from iter_arch.swin import Biases
+from iter_arch.tiling import Tile, TileIndex, blend, blend_strips, make_tiles, run_tiles
+
+if TYPE_CHECKING:
+    from iter_arch.iter_arch import ITER
+
+
+class Grid(NamedTuple):
+    """height, width of the token map, and side and overlap of its tiles, in tokens."""
+
+    height: int
+    width: int
+    side: int
+    overlap: int
+
+
+class Initial(NamedTuple):
+    """S_l: (b, h, w) int64; expected: (b, d, h, w) expected codes of E_l, d = 0 without fidelity."""
+
+    S_l: Tensor
+    expected: Tensor
+
+
+@dataclass(frozen=True)
+class TiledNetworks:
+    """The networks of an ITER on whole maps, tile by tile.
+
+    net: the ITER. tiles: of the token map. batch: tiles that go through a network together. evaluator_biases,
+    refiner_biases: attention biases for a tile; the same for all, so that they are computed once.
+    """
+
+    net: "ITER"
+    tiles: list[Tile]
+    batch: int
+    evaluator_biases: Biases
+    refiner_biases: Biases
+
+    @classmethod
+    def of(cls, net: "ITER", grid: Grid, batch: int) -> "TiledNetworks":
+        """For a token map and its tiles."""
+        size = min(grid.side, grid.height), min(grid.side, grid.width)
+        tiles = make_tiles(grid.height, grid.width, grid.side, grid.overlap)
+        return cls(net, tiles, batch, net.evaluator.swin.biases(*size), net.refiner.swin.biases(*size))
+
+    def encode(self, lq: Tensor, fidelity: float) -> Initial:
+        """E_l: lq (b, 3, H/s, W/s), whole windows -> Initial. The N logits of a large map are never held at once."""
+        unit = self.net.vqgan.factor // self.net.scale
+        b, h, w = len(lq), lq.shape[2] // unit, lq.shape[3] // unit
+        S_l = torch.empty(b, h, w, dtype=torch.int64, device=lq.device)
+        quantizer = self.net.vqgan.quantizer if fidelity else None
+        expected = torch.empty(b, quantizer.dim if fidelity else 0, h, w, device=lq.device)
+        for where, logits in self._run(self.net.lq_encoder, lq, factor=unit):
+            S_l[where] = logits.argmax(1)
+            if fidelity:
+                expected.movedim(1, -1)[where] = expected_codes(quantizer, logits).movedim(1, -1).to(expected.dtype)
+        return Initial(S_l, expected)
+
+    def probability_of_good(self, S_l: Tensor) -> Tensor:
+        """p_e(good | S_l, S_l), Eq. 6: S_l (b, h, w) int64 -> (b, h, w) float32."""
+        good = torch.empty(S_l.shape, device=S_l.device)
+        for where, logits in self.evaluate(S_l, S_l):
+            good[where] = logits.float().softmax(1)[:, 1]
+        return good
+
+    def evaluate(self, S_t: Tensor, S_l: Tensor) -> LogitTiles:
+        """phi_e: S_t, S_l (b, h, w) int64 -> tiles of the logits (b, 2, h, w)."""
+
+        def logits(S_t: Tensor, S_l: Tensor) -> Tensor:
+            return self.net.evaluator.logits(S_t, self.net.evaluator.context(S_l, self.evaluator_biases))
+
+        return self._run(logits, S_t, S_l)
+
+    def refine(self, S_t: Tensor, m_t: Tensor, S_l: Tensor, m_l: Tensor) -> LogitTiles:
+        """phi_r: tokens (b, h, w) int64 and masks (b, h, w) bool -> tiles of the logits (b, N, h, w)."""
+
+        def logits(S_t: Tensor, m_t: Tensor, S_l: Tensor, m_l: Tensor) -> Tensor:
+            return self.net.refiner.logits(S_t, m_t, self.net.refiner.context(S_l, m_l, self.refiner_biases))
+
+        return self._run(logits, S_t, m_t, S_l, m_l)
+
+    def decode(self, tokens: Tensor, expected: Tensor, fidelity: float) -> Tensor:
+        """D_H: tokens (b, h, w) int64, expected codes (b, d, h, w) -> image (b, 3, H, W) in [0, 1]."""
+        vqgan = self.net.vqgan
+
+        def blended(tokens: Tensor, expected: Tensor) -> Tensor:
+            codes = widened(vqgan.quantizer.codes(tokens)).lerp(expected, fidelity)
+            return vqgan.decode_codes(codes).clamp(0, 1)
+
+        if fidelity:
+            tiles = run_tiles(blended, self.tiles, tokens, expected, batch=self.batch)
+        else:
+            tiles = run_tiles(vqgan.decode, self.tiles, tokens, batch=self.batch)
+        return blend(tiles, self.tiles, len(tokens), factor=vqgan.factor)
+
+    def _run(
+        self, network: Callable[..., Tensor], *maps: Tensor, factor: int = 1
+    ) -> Iterator[tuple[TileIndex, Tensor]]:
+        outputs = run_tiles(network, self.tiles, *maps, batch=self.batch, factor=factor)
+        return blend_strips(outputs, self.tiles, len(maps[0]))
