@@ -51,7 +51,14 @@ def vqgan_model(tmp_path, seed=0, pretrained=None, **train):
 
 
 def iter_model_of(tmp_path, vqgan=None, seed=0, **train):
-    """ITERModel on a checkpoint of stage I, made where none is named; seed: of the initial weights."""
+    """ITERModel with `iter_options`; seed: of the initial weights."""
+    opt = iter_options(tmp_path, vqgan, **train)
+    torch.manual_seed(seed)
+    return build_model(opt)
+
+
+def iter_options(tmp_path, vqgan=None, **train) -> dict:
+    """Options of an ITERModel on a checkpoint of stage I, made where none is named."""
     losses = {name: {"type": "TokenCrossEntropy"} for name in ("dist_opt", "refiner_opt")}
     opt = options(tmp_path, **(losses | {"evaluator_opt": {"type": "EvaluatorLoss"}, "ema_decay": 0.9} | train))
     opt |= {"model_type": "ITERModel", "network_g": {"type": "ITER", **config()}, "val": {}}
@@ -59,8 +66,7 @@ def iter_model_of(tmp_path, vqgan=None, seed=0, **train):
         vqgan = tmp_path / "vqgan.pth"
         torch.save({"params_ema": small_iter(seed=7).vqgan.state_dict()}, vqgan)
     opt["path"]["pretrain_network_vqgan"] = str(vqgan)
-    torch.manual_seed(seed)
-    return build_model(opt)
+    return opt
 
 
 def decoder_model(tmp_path, net, *, color_correction="wavelet", path=None, **train):
