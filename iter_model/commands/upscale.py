@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from iter_arch import SamplingConfig
-    from iter_model.photo.folders import Job
+    from iter_model.photo.folders import Job, Plan
     from iter_model.photo.restorer import Restorer
 
 EPILOG = """\
 examples:
   basicsr upscale -i photos/ -o results/
+  basicsr upscale -i photos/ -o results/ --recursive --skip-existing
   basicsr upscale -i old.jpg -o results/ --alpha 0.3 --steps 16 --seed 1
   basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/iter_latest.safetensors
   basicsr upscale -i photos/ -o results/ --model released_x4
@@ -84,11 +86,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-i", "--input", type=Path, required=True, metavar="IN", help="image, or folder of images (not its subfolders)"
+        "-i",
+        "--input",
+        type=Path,
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="IN",
+        help="images and folders of images; sidecars, videos and raw files in them are passed over",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results, OUT/<name>.png"
     )
+    parser.add_argument(
+        "-r", "--recursive", action="store_true", help="search subfolders too; OUT gets the same subfolders"
+    )
+    parser.add_argument("--suffix", default="", metavar="X", help="put behind every name: OUT/<name>X.png")
+    parser.add_argument("--skip-existing", action="store_true", help="leave out photos whose result is there and whole")
     parser.add_argument(
         "--model",
         default="iter_tiny_x4",
@@ -158,6 +172,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     """
     from iter_model.photo.jobs import restore_files
 
+    args.output = args.output.expanduser()
     try:
         try:
             restorer, jobs = _prepare(args)
@@ -183,7 +198,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Restorer, list[Job]]:
 
     sampling_config(args, SamplingConfig())  # a mistake shows before the model is loaded or downloaded
     check_levels(args.color_levels, "--color-levels")
-    jobs = plan(args.input, args.output)
+    planned = plan(args.input, args.output, recursive=args.recursive, suffix=args.suffix)
     device = choose_device(args.device)
     net = load_pretrained(args.model).to(device, choose_dtype(args.precision, device))
     tile = choose_tile(args.tile, net)
@@ -197,7 +212,23 @@ def _prepare(args: argparse.Namespace) -> tuple[Restorer, list[Job]]:
         color_levels=args.color_levels,
     )
     args.output.mkdir(parents=True, exist_ok=True)
-    return restorer, jobs
+    tempfile.TemporaryFile(dir=args.output).close()  # where nothing can be written, that shows now
+    return restorer, _announced(planned, args.skip_existing)
+
+
+def _announced(planned: Plan, skip_existing: bool) -> list[Job]:
+    """The jobs that are left to do; says what is passed over and what is named in another way than usual."""
+    from iter_model.photo.folders import is_restored
+    from iter_model.photo.progress import say
+
+    if planned.passed_over:
+        say(f"passed over: {', '.join(map(str, planned.passed_over))}")
+    for source, target in planned.told_apart:
+        say(f"{source} becomes {target.name}: another photo has the same name")
+    jobs = [job for job in planned.jobs if not (skip_existing and is_restored(job))]
+    if len(jobs) < len(planned.jobs):
+        say(f"skipped {len(planned.jobs) - len(jobs)} that are restored already")
+    return jobs
 
 
 def sampling_config(args: argparse.Namespace, defaults: SamplingConfig) -> SamplingConfig:

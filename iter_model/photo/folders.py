@@ -1,12 +1,22 @@
-"""Which photo is restored to which file."""
+"""Which photo is restored to which file: folders, what else lies in them, and names."""
 
 from __future__ import annotations
 
+import glob
 import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from basicsr_compat.images import is_image
+from basicsr_compat.images import UnreadableImage, is_image, read_photo
+
+# What cameras, phones and systems put beside photos: sidecars, litter, videos, and raw files, which need developing.
+PASSED_OVER = frozenset(
+    ".aae .xmp .thm .ini .db "
+    ".3gp .avi .m4v .mkv .mov .mp4 .mpg .webm "
+    ".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .raw .rw2 .srw".split()
+)
 
 
 class Job(NamedTuple):
@@ -16,53 +26,127 @@ class Job(NamedTuple):
     target: Path
 
 
-def plan(source: Path, output: Path) -> list[Job]:
-    """The photos of `source`, in the order of their names.
+class Plan(NamedTuple):
+    """What a run will do.
 
-    Every file of the folder counts, whatever its suffix, so that a photo of an unknown kind is reported and not passed
-    over; hidden files and subfolders do not.
+    jobs: in the order of their names.
+    passed_over: files that are no photos and are not meant to be.
+    told_apart: jobs whose plain names would have been one.
+    """
+
+    jobs: list[Job]
+    passed_over: list[Path]
+    told_apart: list[Job]
+
+
+def plan(inputs: Sequence[Path], output: Path, *, recursive: bool = False, suffix: str = "", ext: str = "png") -> Plan:
+    """The photos of `inputs`, and where each goes: below `output` by its path below the folder that was given.
+
+    Every file of a folder counts, whatever its suffix, so that a photo of an unknown kind is reported and not passed
+    over; those of `PASSED_OVER` and hidden files do not.
+
+    Args:
+        inputs: files, folders, and patterns that match either.
+        output: folder of the results; not searched where it lies within an input.
+        recursive: search subfolders too.
+        suffix: put behind every name.
+        ext: of the results, without its dot.
 
     Raises:
-        FileNotFoundError: ``source`` does not exist.
-        ValueError: it is an empty folder, ``output`` cannot be a folder, two images would be written to one file, or
-            one over an input.
+        FileNotFoundError: one of ``inputs`` does not exist.
+        ValueError: there is no photo in one, ``output`` cannot be a folder, or a result would overwrite an input.
     """
-    inputs = _files(source)
-    _check_folder(output)
-    jobs = [Job(path, output / f"{path.stem}.png") for path in inputs]
-    same_target: dict[Path, list[Path]] = {}
-    for path, target in jobs:
-        same_target.setdefault(target, []).append(path)
-    for target, paths in same_target.items():
-        # A video or a note beside a photo of the same name is no second image.
-        images = [path for path in paths if is_image(path)] if len(paths) > 1 else paths
-        if len(images) > 1:
-            raise ValueError(f"{' and '.join(map(str, images))} would both be written to {target}; rename one of them")
-    identities = {_identity(path): path for path in inputs}
-    for target in same_target:
-        if target.exists() and _identity(target) in identities:
+    _check_folder(output, ext)
+    photos, passed_over = {}, []
+    for given in inputs:
+        for root in _expand(given):
+            found = list(_files(root, output, recursive))
+            chosen = [path for path in found if path == root or path.suffix.lower() not in PASSED_OVER]
+            if not chosen:
+                where = "" if recursive else " (its subfolders are searched with --recursive)"
+                raise ValueError(f"-i {root} holds no photos; expected images in it{where}")
+            passed_over += sorted({*found} - {*chosen})
+            below = root if root.is_dir() else root.parent
+            photos |= {path: output / path.relative_to(below) for path in chosen if path not in photos}
+    jobs, told_apart = _named(photos, suffix, ext)
+    _refuse_overwriting(jobs)
+    return Plan(jobs, passed_over, told_apart)
+
+
+def is_restored(job: Job) -> bool:
+    """Whether the result is there, and whole."""
+    try:
+        return job.target.exists() and read_photo(job.target) is not None
+    except UnreadableImage:
+        return False
+
+
+def _expand(given: Path) -> list[Path]:
+    given = given.expanduser()
+    if given.exists() or given.is_symlink():
+        return [given]
+    found = sorted(glob.glob(str(given)))
+    if not found:
+        raise FileNotFoundError(f"-i {given} does not exist; give an image or a folder of images")
+    return [Path(path) for path in found]
+
+
+def _files(root: Path, output: Path, recursive: bool) -> Iterator[Path]:
+    """Files in the order of their names; a broken link is one, which is named when it is read."""
+    if not root.is_dir():
+        yield root
+        return
+    seen = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        folder = Path(parent)
+        again = folder.resolve() in seen  # a link back to a parent
+        seen.add(folder.resolve())
+        skipped = again or (folder != root and folder.resolve() == output.resolve())
+        deeper = sorted(name for name in folders if not name.startswith(".")) if recursive and not skipped else []
+        folders[:] = deeper
+        if not skipped:
+            paths = (folder / name for name in sorted(names) if not name.startswith("."))
+            yield from (path for path in paths if path.is_file() or path.is_symlink())
+
+
+def _named(photos: dict[Path, Path], suffix: str, ext: str) -> tuple[list[Job], list[Job]]:
+    """Jobs with targets of their own: `a.png`; where two photos would have it, `a.jpg.png` and `a.png.png`."""
+
+    def plain(place: Path) -> Path:
+        return place.with_name(f"{place.stem}{suffix}.{ext}")
+
+    count = Counter(plain(place) for place in photos.values())
+    # A note beside a photo of the same name is no second image.
+    rivals = {path for path, place in photos.items() if count[plain(place)] > 1 and is_image(path)}
+    count = Counter(plain(photos[path]) for path in rivals)
+    jobs, told_apart, taken = [], [], {plain(place) for path, place in photos.items() if path not in rivals}
+    for path, place in photos.items():
+        target, number = plain(place), 1
+        if path in rivals and count[target] > 1:
+            target = place.with_name(f"{place.name}{suffix}.{ext}")
+            while target in taken:
+                number += 1
+                target = place.with_name(f"{place.name}_{number}{suffix}.{ext}")
+            told_apart.append(Job(path, target))
+            taken.add(target)
+        jobs.append(Job(path, target))
+    return jobs, told_apart
+
+
+def _refuse_overwriting(jobs: list[Job]) -> None:
+    identities = {_identity(job.source): job.source for job in jobs if job.source.exists()}
+    for job in jobs:
+        if job.target.exists() and (source := identities.get(_identity(job.target))):
             raise ValueError(
-                f"{target} would overwrite the input {identities[_identity(target)]}; give another folder with -o"
+                f"{job.target} would overwrite the input {source}; give another folder with -o, or a --suffix"
             )
-    return jobs
 
 
-def _files(source: Path) -> list[Path]:
-    if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
-        if not files:
-            raise ValueError(f"-i {source} holds no files; expected images in it (subfolders are not searched)")
-        return files
-    if source.exists():
-        return [source]
-    raise FileNotFoundError(f"-i {source} does not exist; give an image or a folder of images")
-
-
-def _check_folder(output: Path) -> None:
+def _check_folder(output: Path, ext: str) -> None:
     if output.exists() and not output.is_dir():
-        raise ValueError(f"-o {output} is a file; give a folder, results are written to it as <name>.png")
+        raise ValueError(f"-o {output} is a file; give a folder, results are written to it as <name>.{ext}")
     if output.suffix.lower() in (".png", ".jpg", ".jpeg") and not output.exists():
-        raise ValueError(f"-o {output} looks like a file; give a folder, results are written to it as <name>.png")
+        raise ValueError(f"-o {output} looks like a file; give a folder, results are written to it as <name>.{ext}")
 
 
 def _identity(path: Path) -> tuple[int, int]:

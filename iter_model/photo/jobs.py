@@ -53,7 +53,7 @@ class _WriteBehind:
         if isinstance(outcome, Exception):
             self._report(job.source, outcome)
         else:
-            self._writes.append((job.source, self._writer.submit(write_photo, job.target, outcome)))
+            self._writes.append((job.source, self._writer.submit(_write, job.target, outcome)))
 
     def settle(self) -> None:
         """Wait for what is being written."""
@@ -69,6 +69,11 @@ class _WriteBehind:
         # An UnreadableImage names the file itself.
         named = "" if isinstance(error, UnreadableImage) else f"{source}: "
         say(f"not restored: {named}{str(error) or type(error).__name__}")
+
+
+def _write(target: Path, photo: Photo) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_photo(target, photo)
 
 
 def _restore_each(restorer: Restorer, group: list[Item]) -> list[Photo | Exception]:

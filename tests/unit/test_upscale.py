@@ -361,11 +361,100 @@ def test_reading_restoring_and_writing_overlap_and_few_images_are_held(net, phot
     assert read == written == [str(index) for index in range(8)]
 
 
-def test_a_file_that_is_no_image_beside_a_photo_of_its_name(net, photos, tmp_path):
+# Folders
+
+
+def test_two_photos_of_one_name_are_both_restored_and_told_apart(net, photos, tmp_path, capsys):
     save(photos / "a.jpg")
-    (photos / "a.mov").write_bytes(b"a video")
+    save(photos / "a.png", levels(seed=1))
+    save(photos / "b.png")
+    assert run(photos, tmp_path / "out") == 0
+    assert names(tmp_path / "out") == ["a.jpg.png", "a.png.png", "b.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png.png")), enlarge(levels(seed=1)))
+    err = capsys.readouterr().err
+    assert err.count("\n") == 2 and f"{photos / 'a.jpg'} becomes a.jpg.png" in err
+
+
+def test_what_is_no_photo_is_passed_over_and_said_once(net, photos, tmp_path, capsys):
+    save(photos / "a.jpg")
+    for name in ("a.mov", "a.xmp", "Thumbs.db", "raw.CR2", "desktop.ini"):
+        (photos / name).write_bytes(b"no photo")
+    assert run(photos, tmp_path / "out") == 0
+    assert names(tmp_path / "out") == ["a.png"]
+    listed = [str(photos / name) for name in ("Thumbs.db", "a.mov", "a.xmp", "desktop.ini", "raw.CR2")]
+    assert capsys.readouterr().err == f"passed over: {', '.join(listed)}\n"
+
+
+def test_a_note_beside_a_photo_of_its_name_fails_alone(net, photos, tmp_path):
+    save(photos / "a.jpg")
+    (photos / "a.txt").write_bytes(b"a note")
     assert run(photos, tmp_path / "out") == 1
     assert names(tmp_path / "out") == ["a.png"]
+
+
+def test_subfolders_are_mirrored(net, photos):
+    for path in ("a.png", "s1/0001.png", "s2/0001.png", "s2/deep/b.jpg", ".hidden/c.png"):
+        (photos / path).parent.mkdir(parents=True, exist_ok=True)
+        save(photos / path)
+    (photos / "s1/again").symlink_to(photos)
+    output = photos / "results"
+    for _ in range(2):  # the results of the first are no photos of the second
+        assert run(photos, output, "--recursive") == 0
+        found = sorted(str(path.relative_to(output)) for path in output.rglob("*.png"))
+        assert found == ["a.png", "s1/0001.png", "s2/0001.png", "s2/deep/b.png"]
+
+
+def test_several_inputs_and_patterns(net, photos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in (photos / "a.png", photos / "b.png", other / "a.png", other / "c.jpg"):
+        save(path)
+    assert main("-i", photos, other / "*.jpg", "-i", other / "a.png", "-o", tmp_path / "out", "--device", "cpu") == 0
+    assert names(tmp_path / "out") == ["a.png.png", "a.png_2.png", "b.png", "c.png"]
+
+
+def test_a_broken_link_is_named_and_the_rest_restored(net, photos, tmp_path, capsys):
+    save(photos / "a.png")
+    (photos / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert run(photos, tmp_path / "out") == 1
+    assert names(tmp_path / "out") == ["a.png"]
+    assert f"not restored: {photos / 'gone.png'}: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_suffix_lets_results_lie_beside_their_photos(net, photos):
+    save(photos / "a.png")
+    assert run(photos, photos, "--suffix", "_x4") == 0
+    assert names(photos) == ["a.png", "a_x4.png"]
+
+
+def test_whole_results_are_skipped_and_others_made_again(net, photos, tmp_path, capsys):
+    for name in ("a.png", "b.png", "c.png"):
+        save(photos / name)
+    output = tmp_path / "out"
+    assert run(photos, output) == 0
+    whole = (output / "b.png").read_bytes()
+    (output / "b.png").write_bytes(whole[: len(whole) // 2])
+    (output / "c.png").unlink()
+    net.calls.clear()
+    assert run(photos, output, "--skip-existing") == 0
+    assert len(net.calls) == 2 and (output / "b.png").read_bytes() == whole
+    out, err = capsys.readouterr()
+    assert err == "skipped 1 that are restored already\n"
+    assert out.splitlines()[-1] == f"restored 2 of 2 images in {output}"
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_first(net, photos, tmp_path, monkeypatch, capsys):
+    save(photos / "a.png")
+
+    def refused(**options):
+        raise PermissionError(13, "Permission denied", str(options["dir"]))
+
+    monkeypatch.setattr(upscale.tempfile, "TemporaryFile", refused)
+    assert run(photos, tmp_path / "out") == 2
+    assert net.calls == [] and "Permission denied" in capsys.readouterr().err
+
+
+# Wrong usage: exit status 2, nothing written
 
 
 def fails(capsys, output, *arguments):
@@ -384,7 +473,7 @@ def test_missing_and_empty_input(net, photos, tmp_path, capsys):
     message = fails(capsys, output, "-i", tmp_path / "gone")
     assert f"{tmp_path / 'gone'} does not exist" in message
     message = fails(capsys, output, "-i", photos)
-    assert str(photos) in message and "expected images" in message
+    assert str(photos) in message and "expected images" in message and "--recursive" in message
 
 
 @pytest.mark.parametrize(
@@ -437,13 +526,6 @@ def test_cuda_without_a_gpu(net, photos, tmp_path, capsys, monkeypatch):
     save(photos / "a.png")
     assert "--device=cpu" in fails(capsys, tmp_path / "out", "-i", photos, "--device", "cuda")
     assert main("-i", photos, "-o", tmp_path / "out", "--device", "auto") == 0
-
-
-def test_two_images_for_one_result(net, photos, tmp_path, capsys):
-    save(photos / "a.jpg")
-    save(photos / "a.png")
-    message = fails(capsys, tmp_path / "out", "-i", photos)
-    assert str(photos / "a.jpg") in message and str(photos / "a.png") in message
 
 
 def test_an_input_is_never_overwritten(net, photos, tmp_path, capsys):
