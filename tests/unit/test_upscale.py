@@ -679,3 +679,15 @@ def test_options_are_those_of_the_library():
     assert upscale.COLOR_METHODS == tuple(color.METHODS) and upscale.DEFAULT_LEVELS == color.DEFAULT_LEVELS
     assert upscale.PRECISIONS == precision.PRECISIONS
     assert (upscale.DEFAULT_TILE, upscale.DEFAULT_BATCH) == (restorer.DEFAULT_TILE, restorer.DEFAULT_BATCH)
+
+
+def test_the_examples_of_help_run(net, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(photos / "a.png")
+    save(tmp_path / "old.jpg")
+    with pytest.raises(SystemExit):
+        main("--help")
+    found = re.findall(r"^  basicsr upscale (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert len(found) >= 4
+    for words in found:
+        assert main(*words.split(), "--device", "cpu") == 0, words
