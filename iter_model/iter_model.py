@@ -158,7 +158,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
         self.setup_schedulers()
         if self.train.compile:
             self.net_g.compile()
-            self.iter.vqgan.encoder.compile()
+            getattr(self.iter.vqgan, "encoder", self.iter.vqgan).compile()
 
     def _load_average(self, source: str) -> None:
         state = read_weights(source).state
