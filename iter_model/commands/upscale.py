@@ -1,4 +1,4 @@
-"""`basicsr upscale`: restores photos with ITER (arXiv:2312.05616) and writes each as a PNG file."""
+"""`basicsr upscale`: restores photos with ITER (arXiv:2312.05616) and writes each to a file of its own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ EPILOG = """\
 examples:
   basicsr upscale -i photos/ -o results/
   basicsr upscale -i photos/ -o results/ --recursive --skip-existing
+  basicsr upscale -i photos/*.png -o results/ --ext jpg --quality 90
   basicsr upscale -i old.jpg -o results/ --alpha 0.3 --steps 16 --seed 1
   basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/iter_latest.safetensors
   basicsr upscale -i photos/ -o results/ --model released_x4
@@ -55,6 +56,7 @@ SAMPLING = {
 RELEASED_SAMPLING = {"alpha": 0.7, "schedule": "linear", "reevaluate": False, "redraw_kept": True}
 COLOR_METHODS = ("none", "adain", "wavelet")
 DEFAULT_LEVELS = 4
+EXTENSIONS = ("png", "jpg", "webp", "avif")
 PRECISIONS = ("auto", "bf16", "float32")
 DEFAULT_TILE = 512
 DEFAULT_BATCH = 16
@@ -101,6 +103,14 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r", "--recursive", action="store_true", help="search subfolders too; OUT gets the same subfolders"
     )
+    parser.add_argument(
+        "--ext",
+        choices=EXTENSIONS,
+        default="png",
+        help="kind of the results; jpg, webp and avif hold 8 bits a channel, and jpg no transparency "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--quality", type=int, metavar="Q", help="of jpg, webp and avif, 1 to 100 (default: 95)")
     parser.add_argument("--suffix", default="", metavar="X", help="put behind every name: OUT/<name>X.png")
     parser.add_argument("--skip-existing", action="store_true", help="leave out photos whose result is there and whole")
     parser.add_argument(
@@ -179,7 +189,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         except (ValueError, OSError) as error:
             print(f"basicsr upscale: error: {error}", file=sys.stderr)
             return 2
-        failed = restore_files(restorer, jobs)
+        failed = restore_files(restorer, jobs, args.quality)
     except KeyboardInterrupt:
         print(f"interrupted; images finished so far are in {args.output}", file=sys.stderr)
         return 130
@@ -198,7 +208,9 @@ def _prepare(args: argparse.Namespace) -> tuple[Restorer, list[Job]]:
 
     sampling_config(args, SamplingConfig())  # a mistake shows before the model is loaded or downloaded
     check_levels(args.color_levels, "--color-levels")
-    planned = plan(args.input, args.output, recursive=args.recursive, suffix=args.suffix)
+    if args.quality is not None and not (args.ext != "png" and 1 <= args.quality <= 100):
+        raise ValueError(f"--quality={args.quality} must be from 1 to 100, and --ext jpg, webp or avif")
+    planned = plan(args.input, args.output, recursive=args.recursive, suffix=args.suffix, ext=args.ext)
     device = choose_device(args.device)
     net = load_pretrained(args.model).to(device, choose_dtype(args.precision, device))
     tile = choose_tile(args.tile, net)

@@ -16,14 +16,22 @@ from iter_model.photo.writer import write_photo
 READ_AHEAD = 2
 
 
-def restore_files(restorer: Restorer, jobs: list[Job]) -> int:
+def restore_files(restorer: Restorer, jobs: list[Job], quality: int | None = None) -> int:
     """Restore every source of ``jobs`` to its target; name those that fail, in the order of ``jobs``, and count them.
 
     One thread reads ahead and one writes while the networks run. Where this is interrupted, photos that are restored
     are still written, and no others are begun.
+
+    Args:
+        restorer: network and options.
+        jobs: the suffix of each target is the kind of file that is written, one of `WRITERS`.
+        quality: of lossy kinds, see `write_photo`.
+
+    Returns:
+        How many failed.
     """
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
-    behind = _WriteBehind(writer)
+    behind = _WriteBehind(writer, quality)
     try:
         with bar(len(jobs)) as progress:
             items = read_ahead(reader, jobs, max(READ_AHEAD, restorer.batch))
@@ -43,8 +51,9 @@ def restore_files(restorer: Restorer, jobs: list[Job]) -> int:
 class _WriteBehind:
     """Writes results in a thread, at most one group of them while the next is restored; counts and names failures."""
 
-    def __init__(self, writer: ThreadPoolExecutor) -> None:
+    def __init__(self, writer: ThreadPoolExecutor, quality: int | None) -> None:
         self.failed = 0
+        self._quality = quality
         self._writer = writer
         self._writes: list[tuple[Path, Future[None]]] = []
 
@@ -53,7 +62,7 @@ class _WriteBehind:
         if isinstance(outcome, Exception):
             self._report(job.source, outcome)
         else:
-            self._writes.append((job.source, self._writer.submit(_write, job.target, outcome)))
+            self._writes.append((job.source, self._writer.submit(_write, job.target, outcome, self._quality)))
 
     def settle(self) -> None:
         """Wait for what is being written."""
@@ -71,9 +80,9 @@ class _WriteBehind:
         say(f"not restored: {named}{str(error) or type(error).__name__}")
 
 
-def _write(target: Path, photo: Photo) -> None:
+def _write(target: Path, photo: Photo, quality: int | None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_photo(target, photo)
+    write_photo(target, photo, target.suffix[1:], quality)
 
 
 def _restore_each(restorer: Restorer, group: list[Item]) -> list[Photo | Exception]:

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from basicsr_compat.files import atomic_write
 from basicsr_compat.images import Photo
 
 # Of pixels that are converted and compressed at a time.
 STRIP_BYTES = 1 << 20
+DEFAULT_QUALITY = 95
 
 
-def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png") -> None:
+def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png", quality: int | None = None) -> None:
     """Write an image file that is there whole or not at all.
 
     Values are clipped to [0, 1] and rounded; gray is the mean of the channels.
@@ -25,7 +27,8 @@ def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png") -> Non
     Args:
         path: the file, whose suffix is not looked at. Its folder must exist; an older file is replaced.
         photo: what to write.
-        kind: one of `WRITERS`.
+        kind: one of `WRITERS`. What it cannot hold is lost: 16 bits become 8, and alpha is laid over white.
+        quality: of lossy kinds, 1 to 100; default `DEFAULT_QUALITY`.
 
     Raises:
         ValueError: ``photo`` has a wrong shape or bit depth, or there is no such ``kind``.
@@ -40,7 +43,7 @@ def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png") -> Non
     if kind not in WRITERS:
         raise ValueError(f"kind={kind!r} must be one of {', '.join(WRITERS)}")
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        WRITERS[kind](file, photo)
+        WRITERS[kind](file, photo, DEFAULT_QUALITY if quality is None else quality)
 
 
 def _levels(photo: Photo, rows: slice) -> np.ndarray:
@@ -50,8 +53,28 @@ def _levels(photo: Photo, rows: slice) -> np.ndarray:
     return np.rint(np.clip(channels, 0, 1) * (2**photo.bit_depth - 1)).astype(f">u{photo.bit_depth // 8}")
 
 
-def _write_png(file: BinaryIO, photo: Photo) -> None:
+def _write_png(file: BinaryIO, photo: Photo, quality: int) -> None:
     file.writelines(_encode_png(photo))
+
+
+def _write_jpeg(file: BinaryIO, photo: Photo, quality: int) -> None:
+    if photo.alpha is not None:
+        alpha = photo.alpha[..., None]
+        photo = photo._replace(rgb=photo.rgb * alpha + (1 - alpha), alpha=None)
+    _eight_bits(photo).save(file, "JPEG", quality=quality, subsampling=0, icc_profile=photo.icc_profile)
+
+
+def _write_webp(file: BinaryIO, photo: Photo, quality: int) -> None:
+    _eight_bits(photo).save(file, "WEBP", quality=quality, icc_profile=photo.icc_profile)
+
+
+def _write_avif(file: BinaryIO, photo: Photo, quality: int) -> None:
+    _eight_bits(photo).save(file, "AVIF", quality=quality, icc_profile=photo.icc_profile)
+
+
+def _eight_bits(photo: Photo) -> Image.Image:
+    levels = _levels(photo._replace(bit_depth=8), slice(None))
+    return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
 def _encode_png(photo: Photo) -> Iterator[bytes]:
@@ -86,4 +109,9 @@ def _encode_png(photo: Photo) -> Iterator[bytes]:
 
 
 # Kind of file: what writes it. A new kind is a row.
-WRITERS: dict[str, Callable[[BinaryIO, Photo], None]] = {"png": _write_png}
+WRITERS: dict[str, Callable[[BinaryIO, Photo, int], None]] = {
+    "png": _write_png,
+    "jpg": _write_jpeg,
+    "webp": _write_webp,
+    "avif": _write_avif,
+}

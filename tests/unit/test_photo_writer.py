@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from basicsr_compat.images import Photo, read_photo
 from iter_model.photo import writer
-from iter_model.photo.writer import write_photo
+from iter_model.photo.writer import WRITERS, write_photo
 
 HEIGHT, WIDTH = 5, 7
 
@@ -115,3 +115,25 @@ def test_wrong_photos_are_refused(tmp_path, photo, field):
     with pytest.raises(ValueError, match=field):
         write_photo(tmp_path / "out.png", photo)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_every_kind_holds_gray_alpha_and_profile_as_far_as_it_can(tmp_path, kind, gray, alpha):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    rgb = np.full((16, 24, 3), 0.2, np.float32) if gray else np.tile(np.float32([0.8, 0.4, 0.2]), (16, 24, 1))
+    opacity = np.full((16, 24), 0.6, np.float32) if alpha else None
+    write_photo(tmp_path / "out", Photo(rgb, opacity, 16, gray, None if gray else profile), kind)
+    back = read_photo(tmp_path / "out")
+    assert back.bit_depth == (16 if kind == "png" else 8)
+    assert back.icc_profile == (None if gray else profile)
+    assert back.is_gray == (gray and kind in ("png", "jpg")) or kind == "avif"
+    flat = alpha and kind == "jpg"  # over white
+    np.testing.assert_allclose(back.rgb, 0.6 * rgb + 0.4 if flat else rgb, atol=0.02)
+    assert (back.alpha is not None) == (alpha and kind != "jpg")
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="kind='bmp' must be one of png, jpg, webp, avif"):
+        write_photo(tmp_path / "out.bmp", Photo(np.zeros((2, 2, 3), np.float32)), "bmp")

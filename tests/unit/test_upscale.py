@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from photos import levels, save
+from photos import levels, save, smooth
 from pickles import Code
 from PIL import Image
 from torch import nn
@@ -23,7 +23,7 @@ from iter_arch import color, precision
 from iter_model import commands
 from iter_model.commands import upscale
 from iter_model.photo import jobs, reader, restorer
-from iter_model.photo.writer import write_photo
+from iter_model.photo.writer import WRITERS, write_photo
 
 
 class BicubicNet(nn.Module):
@@ -277,12 +277,12 @@ def test_one_failure_of_the_network_or_the_disk_does_not_stop_the_rest(net, phot
             raise RuntimeError("broken kernel")
         return plain(lq, **options)
 
-    def write(path, photo):
+    def write(path, photo, *options):
         if path.stem == "b":
             raise OSError(28, "No space left on device")
         if path.stem == "d":
             raise MemoryError
-        write_photo(path, photo)
+        write_photo(path, photo, *options)
 
     monkeypatch.setattr(net, "restore", restore)
     monkeypatch.setattr(jobs, "write_photo", write)
@@ -316,7 +316,7 @@ def test_messages_come_in_the_order_of_the_files(net, photos, tmp_path, monkeypa
     for name in "be":
         (photos / f"{name}.png").touch()
 
-    def write(path, photo):
+    def write(path, photo, *options):
         time.sleep(0.02)
         raise OSError(28, "No space left on device")
 
@@ -349,9 +349,9 @@ def test_reading_restoring_and_writing_overlap_and_few_images_are_held(net, phot
             second_restored.set()
         return plain(lq, **options)
 
-    def write(path, photo):
+    def write(path, photo, *options):
         assert second_restored.wait(10)
-        write_photo(path, photo)
+        write_photo(path, photo, *options)
         written.append(path.stem)
 
     monkeypatch.setattr(reader, "read_photo", read_one)
@@ -419,6 +419,21 @@ def test_a_broken_link_is_named_and_the_rest_restored(net, photos, tmp_path, cap
     assert run(photos, tmp_path / "out") == 1
     assert names(tmp_path / "out") == ["a.png"]
     assert f"not restored: {photos / 'gone.png'}: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ext", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF")])
+def test_results_are_of_the_kind_that_was_asked_for(net, photos, tmp_path, ext, kind):
+    pixels = smooth(24, 32)
+    save(photos / "a.png", pixels)
+    sizes = []
+    for quality in () if ext == "png" else (100, 10):
+        assert run(photos, tmp_path / "out", "--ext", ext, "--quality", quality) == 0
+        sizes.append((tmp_path / f"out/a.{ext}").stat().st_size)
+    assert sizes == sorted(sizes, reverse=True)
+    assert run(photos, tmp_path / "out", "--ext", ext) == 0
+    with Image.open(tmp_path / f"out/a.{ext}") as image:
+        assert image.format == kind
+        assert np.abs(np.asarray(image).astype(int) - enlarge(pixels)).max() <= 8
 
 
 def test_a_suffix_lets_results_lie_beside_their_photos(net, photos):
@@ -489,6 +504,7 @@ def test_missing_and_empty_input(net, photos, tmp_path, capsys):
         ("--tile", "-1", "--tile=-1 must be 0"),
         ("--tile", "15", "at least 16"),
         ("--batch", "0", "--batch=0 must be at least 1"),
+        ("--quality", "90", "--quality=90 must be from 1 to 100, and --ext"),
     ],
 )
 def test_values_out_of_range(net, photos, tmp_path, capsys, option, value, rule):
@@ -678,6 +694,7 @@ def test_options_are_those_of_the_library():
     assert {name: value for name, value in released.items() if value != defaults[name]} == upscale.RELEASED_SAMPLING
     assert upscale.COLOR_METHODS == tuple(color.METHODS) and upscale.DEFAULT_LEVELS == color.DEFAULT_LEVELS
     assert upscale.PRECISIONS == precision.PRECISIONS
+    assert upscale.EXTENSIONS == tuple(WRITERS)
     assert (upscale.DEFAULT_TILE, upscale.DEFAULT_BATCH) == (restorer.DEFAULT_TILE, restorer.DEFAULT_BATCH)
 
 
