@@ -64,7 +64,8 @@ class Repair:
         return _repaired_by(current) or (_is_own(module, current) and self.is_broken(current))
 
     def _find(self, module: types.ModuleType) -> tuple[Any, str, Any]:
-        owner, (*path, name) = module, self.target.partition(":")[2].split(".")
+        owner: Any = module
+        *path, name = self.target.partition(":")[2].split(".")
         for part in path:
             owner = getattr(owner, part, None)
         return owner, name, getattr(owner, name, None)

@@ -20,7 +20,7 @@ class _Fault(Exception):
     """What a function of BasicSR would do, and must not on a CPU."""
 
 
-def _fails(errors: type[Exception], function, *args) -> bool:
+def _fails(errors: type[Exception] | tuple[type[Exception], ...], function, *args) -> bool:
     """Whether the call raises one of these errors. What fails otherwise is not understood, and left alone."""
     try:
         function(*args)

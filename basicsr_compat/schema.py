@@ -266,7 +266,7 @@ def _section_of(annotation: Any) -> Any:
         return next((found for found in map(_section_of, get_args(annotation)) if found is not None), None)
     if get_origin(annotation) is Annotated:
         return next((item for item in get_args(annotation)[1:] if isinstance(item, OptionsOf | OneOf)), None)
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return OptionsOf(annotation)
     if get_origin(annotation) is dict and _section_of(get_args(annotation)[1]) is not None:
         return get_args(annotation)[1]
