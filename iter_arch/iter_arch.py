@@ -112,7 +112,7 @@ class ITER(nn.Module):
             seed: one int (every image the same stream) or one per image. An image's result does not depend on the
                 others in the batch.
             on_step: called with (t, tokens, mask), see `iter_arch.sampling.sample`.
-            tile: LQ pixels of a tile's side, at least one window (64 / s pixels for tokens of 8 pixels); smaller peak
+            tile: LQ pixels of a tile's side, at least one window of tokens (`multiple`); smaller peak
                 memory for large images. Rounded down to whole windows. None: no tiles, and peak memory grows with the
                 image. Networks see one tile at a time, so that another tile is another result.
             overlap: LQ pixels that neighboring tiles share, default a quarter of the tile, in whole tokens.

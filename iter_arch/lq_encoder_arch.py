@@ -9,6 +9,7 @@ from basicsr_compat import register
 from basicsr_compat.schema import Count, Layers
 from iter_arch.layers import ResBlock, init_convs
 from iter_arch.swin import SwinOptions, SwinStage
+from iter_arch.tokenizer import FACTOR
 
 
 @register("arch")
@@ -28,7 +29,7 @@ class LQEncoder(nn.Module):
         self,
         *,
         scale: Count = 4,
-        factor: Count = 8,
+        factor: Count = FACTOR,
         num_codes: Count = 512,
         stem_channels: Count = 64,
         res_blocks: Layers = 2,

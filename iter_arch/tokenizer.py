@@ -13,6 +13,8 @@ from basicsr_compat import registered
 from basicsr_compat.schema import OneOf
 
 DEFAULT = "SwinVQGAN"
+# Pixels of a token's side in the paper, which an LQEncoder of its own is built for; an ITER asks its tokenizer.
+FACTOR = 8
 
 
 class Encoded(NamedTuple):

@@ -1,14 +1,19 @@
 """Laws of ITER.restore and forward: sizes, batches, seeds, tiles."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from small_networks import RELEASED_FORM, photo, small_iter
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import iter_arch
 from iter_arch import SamplingConfig
 from iter_arch.tiling import pad_to_multiple
+
+PHOTO = Path(__file__).parents[2] / "datasets/sample/gt/coffee.png"
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +28,36 @@ def test_any_size_is_restored_to_s_times_its_size(net, size):
     assert image.min() >= 0 and image.max() <= 1 and image.isfinite().all()
 
 
-@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("scale", [1, 2, 8])
 def test_other_scales(scale):
     assert small_iter(scale)(photo(1, 3, 20, 31)).shape == (1, 3, 20 * scale, 31 * scale)
 
 
-def test_forward_is_restore_with_the_default_configuration_and_seed_0(net):
-    lq = photo(2, 3, 16, 24)
+def test_forward_and_restore_sample_as_the_network_says_with_seed_0():
+    lq, net = photo(2, 3, 16, 24), small_iter()
     assert torch.equal(net(lq), net.restore(lq, config=SamplingConfig(), seed=0).image)
+    net.sampling = SamplingConfig(alpha=0.9, steps=3)
+    expected = net.restore(lq, config=SamplingConfig(alpha=0.9, steps=3), seed=0)
+    assert torch.equal(net(lq), expected.image) and torch.equal(net.restore(lq).tokens, expected.tokens)
+    assert not torch.equal(expected.image, net.restore(lq, config=SamplingConfig()).image)
+
+
+def test_a_forward_that_would_train_nothing_says_what_to_train_instead():
+    net = small_iter().train()
+    with pytest.raises(RuntimeError, match="SwinVQGANModel.*ITERModel"):
+        net(photo(1, 3, 16, 16))
+    with torch.no_grad():
+        net(photo(1, 3, 16, 16))
+
+
+def test_good_is_the_evaluators_probability_of_S_l(net):
+    lq = photo(2, 3, 16, 24)
+    restored = net.restore(lq, config=SamplingConfig(alpha=0.6))
+    with torch.no_grad():
+        S_l = net.lq_encoder(pad_to_multiple(lq, net.multiple)).argmax(1)
+        expected = net.evaluator(S_l, S_l).softmax(1)[:, 1]
+    assert restored.good.dtype == torch.float32 and torch.allclose(restored.good, expected, atol=1e-5)
+    assert torch.allclose(net.restore(lq, tile=32, config=SamplingConfig(alpha=0.1)).good, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
@@ -132,9 +159,23 @@ def test_no_gradients_and_no_change_of_the_network(net):
 
 
 def test_dtype_follows_the_input(net):
-    assert net(photo(1, 3, 16, 16).double().float()).dtype == torch.float32
+    lq = photo(1, 3, 16, 16)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        assert net(lq.to(dtype)).dtype == dtype
     with torch.autocast("cpu", torch.bfloat16):
-        assert net(photo(1, 3, 16, 16)).dtype == torch.float32
+        assert net(lq).dtype == torch.float32
+
+
+def test_a_network_in_float64_computes_in_float64(net):
+    double, lq = small_iter().double(), photo(1, 3, 16, 16).double()
+    restored = double.restore(lq)
+    with torch.no_grad():
+        exact = (double.vqgan.decoder(double.vqgan.quantizer.codes(restored.tokens)) + 1) / 2
+    assert exact.dtype == restored.image.dtype == torch.float64
+    assert torch.equal(restored.image, exact.clamp(0, 1)[..., :64, :64])
+    assert not torch.equal(restored.image, restored.image.float().double())
+    tiled = double.restore(lq.repeat(1, 1, 3, 3), tile=32)
+    assert not torch.equal(tiled.image, tiled.image.float().double())
 
 
 @pytest.mark.parametrize("lq", [torch.rand(3, 16, 16), torch.rand(1, 1, 16, 16), torch.rand(1, 3, 0, 5)], ids=str)
@@ -151,24 +192,40 @@ def test_a_tile_as_large_as_the_image_changes_nothing(net):
     assert torch.equal(net.restore(lq, tile=48).image, net.restore(lq).image)
 
 
-def test_tiles_give_one_token_a_position_and_no_seams():
-    """Networks that see one window only give the same tokens in tiles as in one piece, and the same pixels inside."""
-    net = small_iter()
+def local(net):
+    """A network that sees one window only: no shifts, no GroupNorm, which measures the whole tile."""
     for part in (net.lq_encoder, net.refiner, net.evaluator):
         for block in part.swin.groups[0].blocks:
             block.shift = 0
     for part in (net.lq_encoder.stem, net.refiner, net.evaluator):
-        # GroupNorm measures the whole tile; without it the networks are local.
         for name, module in list(part.named_modules()):
             if isinstance(module, torch.nn.GroupNorm):
-                part.get_submodule(name.rpartition(".")[0]).register_module(
-                    name.rpartition(".")[2], torch.nn.Identity()
-                )
-    lq = photo(1, 3, 48, 80)
+                parent, _, last = name.rpartition(".")
+                part.get_submodule(parent).register_module(last, torch.nn.Identity())
+    return net
+
+
+def test_local_networks_give_the_same_tokens_in_tiles():
+    net, lq = local(small_iter()), photo(1, 3, 48, 80)
     whole, tiled = net.restore(lq), net.restore(lq, tile=32, overlap=16)
     assert torch.equal(tiled.start_step, whole.start_step)
     # The stem's convolutions look over the edge of a tile: a few positions may differ there.
     assert (tiled.tokens == whole.tokens).float().mean() > 0.9
+
+
+def test_tiles_give_no_seams():
+    """Of the pixels of a photo at the default tile of `upscale`: what tiles change has no step where they meet."""
+    net, config = iter_arch.load_pretrained("iter_tiny_x4"), SamplingConfig(alpha=0.0)
+    lq = torch.from_numpy(cv2.imread(str(PHOTO))[64:192, :256, ::-1].copy()).permute(2, 0, 1)[None].float() / 255
+    whole = net.restore(lq, config=config).image
+
+    def steps(overlap):
+        change = net.restore(lq, config=config, tile=128, overlap=overlap).image - whole
+        return change.diff(dim=3).abs().mean((0, 1, 2))
+
+    # The 128 columns of tokens are covered as [0, 64), [48, 112), [64, 128); a token is 8 pixels.
+    meeting = torch.tensor([48, 64, 112]) * 8 - 1
+    assert steps(None)[meeting].max() < 0.03 < 0.06 < steps(0)[64 * 8 - 1]
 
 
 @pytest.mark.parametrize("selection", ["evaluator", "confidence"])
