@@ -215,7 +215,7 @@ def _construct(config: Any, state: Mapping[str, Tensor], source: str | Path) -> 
     try:
         with torch.device("meta"):
             expected = ITER(**config).state_dict()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # the last two of numbers beyond all memory
         raise ValueError(f"{source} is not an ITER of this version: {format_error(error)}") from None
     _require_fit("ITER", expected, state, source)
     return ITER(**config)

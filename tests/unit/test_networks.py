@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from basicsr.archs import build_network
+from basicsr.models import build_model
+from small_models import sr_options
 from small_networks import RELEASED_FORM, config, photo, small_iter
 from torch.nn import functional as F
 
@@ -181,6 +183,15 @@ def test_unknown_arguments_are_refused():
         LQEncoder(scale=3)
     with pytest.raises(ValueError, match=r"window must be the same in all four networks, not \[4, 8\]"):
         ITER(**(config() | {"refiner": {"swin": {"dim": 16, "depth": 2, "heads": 2, "window": 4}}}))
+
+
+def test_an_iter_in_a_hosts_sr_model_says_which_networks_to_train(tmp_path):
+    model = build_model(sr_options(tmp_path, network_g={"type": "ITER", **config()}))
+    model.feed_data({"lq": photo(1, 3, 16, 16), "gt": photo(1, 3, 64, 64)})
+    with pytest.raises(RuntimeError, match="SwinVQGANModel.*LQEncoder, TokenRefiner and TokenEvaluator.*ITERModel"):
+        model.optimize_parameters(1)
+    model.test()
+    assert model.output.shape == (1, 3, 64, 64)
 
 
 def test_group_norm_keeps_at_least_four_channels_a_group():

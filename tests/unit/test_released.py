@@ -299,6 +299,19 @@ def test_our_files_say_their_architecture_and_a_foreign_one_is_refused(net, tmp_
             load_pretrained(path)
 
 
+@pytest.mark.parametrize("kind", ["compiled", "wrapped", "model", "state_dict", "params_ema", "ours under .pth"])
+def test_checkpoints_of_other_scripts_are_read(net, tmp_path, kind):
+    path, state = tmp_path / "net.pth", net.state_dict()
+    if kind == "ours under .pth":
+        save_pretrained(net, path)
+    elif kind in ("compiled", "wrapped"):
+        prefix = "_orig_mod." if kind == "compiled" else "module._orig_mod."
+        torch.save({"params": {f"{prefix}{key}": value for key, value in state.items()}}, path)
+    else:
+        torch.save({kind: state, "epoch": 3, "optimizer": {}}, path)
+    assert equal_weights(load_pretrained(path), net)
+
+
 def test_a_failed_write_leaves_the_older_file(net, tmp_path, monkeypatch):
     path = tmp_path / "ours.safetensors"
     path.write_bytes(b"older")
