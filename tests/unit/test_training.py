@@ -141,6 +141,27 @@ def test_codes_that_cannot_be_replaced_are_counted_and_left_alone():
     assert use["codes_used"] == 2 and use["perplexity"].item() == pytest.approx(2)
 
 
+def test_a_quantizer_without_a_codebook_is_trained_and_resumed(tmp_path):
+    """FSQ: nothing to start, nothing to revive, no VQ loss; the rest of stage I is the same."""
+    opt = copy.deepcopy(vqgan_model(tmp_path, revive_freq=2).opt)
+    opt["network_g"]["quantizer"] = {"type": "FSQ", "levels": [4, 4, 4]}
+    opt["train"]["scheduler"]["type"] = "MultiStepLR"
+    model = build_model(copy.deepcopy(opt))
+    losses = []
+    for current_iter in range(1, 26):
+        train(model, 1, IMAGES, first=current_iter)
+        losses.append(model.get_current_log())
+    assert losses[-1]["l_pix"] < 0.9 * losses[0]["l_pix"] and losses[-1]["l_vq"] == 0
+    assert 1 < losses[-1]["codes_used"] <= 64
+    model.save(0, 25)
+    opt["path"]["pretrain_network_g"] = str(tmp_path / "models/net_g_25.pth")
+    resumed = build_model(opt)
+    resumed.resume_training(torch.load(tmp_path / "training_states/25.state", weights_only=True))
+    for one in (model, resumed):
+        train(one, 1, IMAGES, first=26)
+    assert distance(model.net_g.state_dict(), resumed.net_g.state_dict()) == 0
+
+
 # ---------------------------------------------------------------------------------------------------- frozen weights
 
 
