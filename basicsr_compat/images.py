@@ -35,6 +35,19 @@ class UnreadableImage(ValueError):
     """An image file that cannot be used; the message says why."""
 
 
+class Metadata(NamedTuple):
+    """What a file says of its photo.
+
+    exif: the EXIF block, from its byte order on.
+    xmp: the XMP packet.
+    dpi: dots per inch, horizontal and vertical.
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
 class Photo(NamedTuple):
     """An image with what is needed to write it back as the kind of file that it was.
 
@@ -43,6 +56,7 @@ class Photo(NamedTuple):
     bit_depth: 8 or 16 bits a channel.
     is_gray: the file has one channel, or one and alpha.
     icc_profile: the color space of the pixels, as embedded in the file, or None.
+    metadata: as it is in the file, where the pixels may lie on their side.
     """
 
     rgb: np.ndarray
@@ -50,6 +64,7 @@ class Photo(NamedTuple):
     bit_depth: int = 8
     is_gray: bool = False
     icc_profile: bytes | None = None
+    metadata: Metadata = Metadata()
 
 
 def read_photo(source: bytes | str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Photo:
@@ -82,6 +97,7 @@ def read_photo(source: bytes | str | os.PathLike, *, max_pixels: int = MAX_PIXEL
         bit_depth=8 * decoded.pixels.itemsize,
         is_gray=decoded.is_gray,
         icc_profile=decoded.icc_profile,
+        metadata=decoded.metadata,
     )
 
 
@@ -97,7 +113,7 @@ def decode_image(data: bytes | None, flags: int = cv2.IMREAD_COLOR, *, max_pixel
     Raises:
         UnreadableImage: where `read_photo` raises it.
     """
-    pixels, is_gray, _ = _decode(data or b"", max_pixels)
+    pixels, is_gray, *_ = _decode(data or b"", max_pixels)
     if flags == cv2.IMREAD_UNCHANGED:
         if is_gray and pixels.shape[2] == 1:
             return pixels[..., 0]
@@ -134,6 +150,7 @@ class _Decoded(NamedTuple):
     pixels: np.ndarray
     is_gray: bool
     icc_profile: bytes | None
+    metadata: Metadata
 
 
 def _decode(data: bytes, max_pixels: int) -> _Decoded:
@@ -143,7 +160,9 @@ def _decode(data: bytes, max_pixels: int) -> _Decoded:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         if data.startswith(_PNG):
-            return _decode_whole(*_essential_png(data), max_pixels)
+            data, profile, xmp = _essential_png(data)
+            decoded = _decode_whole(data, profile, max_pixels)
+            return decoded._replace(metadata=decoded.metadata._replace(xmp=xmp))
         if data.startswith(b"\xff\xd8") and not _ends(data):
             data = _ended_jpeg(data, max_pixels)
         return _decode_whole(data, None, max_pixels)
@@ -168,9 +187,10 @@ def _decode_whole(data: bytes, profile: bytes | None, max_pixels: int) -> _Decod
         pixels, is_gray = _channels(image, data)
         pixels = _upright(pixels, _orientation(image))
         profile = profile or image.info.get("icc_profile")
+        metadata = _metadata(image)
     # A profile of another color space (CMYK) describes the file's channels, not these.
     fits = profile is not None and profile[16:20] == (b"GRAY" if is_gray else b"RGB ")
-    return _Decoded(pixels, is_gray, profile if fits else None)
+    return _Decoded(pixels, is_gray, profile if fits else None, metadata)
 
 
 def _identify(file: io.BufferedIOBase) -> Image.Image:
@@ -209,6 +229,15 @@ def _channels(image: Image.Image, data: bytes) -> tuple[np.ndarray, bool]:
     return np.atleast_3d(pixels), is_gray
 
 
+def _metadata(image: Image.Image) -> Metadata:
+    exif, xmp, dpi = (image.info.get(key) for key in ("exif", "xmp", "dpi"))
+    return Metadata(
+        exif=exif.removeprefix(b"Exif\0\0") or None if isinstance(exif, bytes) else None,
+        xmp=xmp if isinstance(xmp, bytes) else None,
+        dpi=tuple(map(float, dpi)) if isinstance(dpi, tuple) and len(dpi) == 2 and min(dpi) >= 1 else None,
+    )
+
+
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8, still to be applied; both decoders have already applied that of TIFF."""
     try:
@@ -234,17 +263,19 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # Chunks that say what the pixels are. Others, text above all, may be damaged or of any size: viewers skip them.
 _ESSENTIAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
 _MAX_PROFILE = 2**26
+# How an iTXt chunk with an XMP packet begins: not compressed, of no language.
+PNG_XMP = b"XML:com.adobe.xmp\0\0\0\0\0"
 
 
-def _essential_png(data: bytes) -> tuple[bytes, bytes | None]:
-    """A PNG file reduced to the chunks that the pixels need, and its color profile.
+def _essential_png(data: bytes) -> tuple[bytes, bytes | None, bytes | None]:
+    """A PNG file reduced to the chunks that the pixels need, its color profile, and its XMP packet.
 
     Checksums are compared, which Pillow's loading does not.
 
     Raises:
         UnreadableImage: it is truncated, or one of those chunks is damaged.
     """
-    parts, profile, position = [_PNG], None, len(_PNG)
+    parts, profile, xmp, position = [_PNG], None, None, len(_PNG)
     while True:
         length, kind = struct.unpack_from(">I4s", data, position) if position + 12 <= len(data) else (len(data), b"")
         end = position + 12 + length
@@ -253,14 +284,16 @@ def _essential_png(data: bytes) -> tuple[bytes, bytes | None]:
         whole = zlib.crc32(memoryview(data)[position + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
         if kind in _ESSENTIAL and not whole:
             raise UnreadableImage(f"it is damaged (checksum of its {kind.decode()} chunk)")
-        if kind in _ESSENTIAL or (kind == b"eXIf" and whole):
+        if kind in _ESSENTIAL or (kind in (b"eXIf", b"pHYs") and whole):
             parts.append(data[position:end])
         if kind == b"iCCP" and whole:
             with contextlib.suppress(zlib.error):
                 body = data[position + 8 : end - 4].partition(b"\0")[2][1:]
                 profile = zlib.decompressobj().decompress(body, _MAX_PROFILE)
+        if kind == b"iTXt" and whole and data.startswith(PNG_XMP, position + 8):
+            xmp = data[position + 8 + len(PNG_XMP) : end - 4]
         if kind == b"IEND":
-            return b"".join(parts), profile
+            return b"".join(parts), profile, xmp
         position = end
 
 

@@ -111,6 +111,13 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument("--quality", type=int, metavar="Q", help="of jpg, webp and avif, 1 to 100 (default: 95)")
+    parser.add_argument(
+        "--metadata",
+        choices=("keep", "none"),
+        default="keep",
+        help="EXIF (upright, of the new size), XMP and dpi of the photos; color profiles are always kept "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--suffix", default="", metavar="X", help="put behind every name: OUT/<name>X.png")
     parser.add_argument("--skip-existing", action="store_true", help="leave out photos whose result is there and whole")
     parser.add_argument(
@@ -180,7 +187,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     Returns:
         The exit status: 0 all restored, 1 some were not, 2 wrong usage (nothing was written), 130 interrupted.
     """
-    from iter_model.photo.jobs import restore_files
+    from iter_model.photo.jobs import Output, restore_files
 
     args.output = args.output.expanduser()
     try:
@@ -189,7 +196,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         except (ValueError, OSError) as error:
             print(f"basicsr upscale: error: {error}", file=sys.stderr)
             return 2
-        failed = restore_files(restorer, jobs, args.quality)
+        failed = restore_files(restorer, jobs, Output(args.quality, args.metadata == "keep"))
     except KeyboardInterrupt:
         print(f"interrupted; images finished so far are in {args.output}", file=sys.stderr)
         return 130

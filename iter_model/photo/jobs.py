@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from basicsr_compat.images import Photo, UnreadableImage
+from basicsr_compat.images import Metadata, Photo, UnreadableImage
 from iter_model.photo.folders import Job
+from iter_model.photo.metadata import corrected
 from iter_model.photo.progress import bar, say
 from iter_model.photo.reader import FAILURES, Item, grouped, read_ahead
 from iter_model.photo.restorer import Restorer
@@ -16,7 +18,14 @@ from iter_model.photo.writer import write_photo
 READ_AHEAD = 2
 
 
-def restore_files(restorer: Restorer, jobs: list[Job], quality: int | None = None) -> int:
+class Output(NamedTuple):
+    """How results are written. quality: of lossy kinds, see `write_photo`. The color profile is always kept."""
+
+    quality: int | None = None
+    keeps_metadata: bool = True
+
+
+def restore_files(restorer: Restorer, jobs: list[Job], output: Output | None = None) -> int:
     """Restore every source of ``jobs`` to its target; name those that fail, in the order of ``jobs``, and count them.
 
     One thread reads ahead and one writes while the networks run. Where this is interrupted, photos that are restored
@@ -25,13 +34,13 @@ def restore_files(restorer: Restorer, jobs: list[Job], quality: int | None = Non
     Args:
         restorer: network and options.
         jobs: the suffix of each target is the kind of file that is written, one of `WRITERS`.
-        quality: of lossy kinds, see `write_photo`.
+        output: how results are written.
 
     Returns:
         How many failed.
     """
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
-    behind = _WriteBehind(writer, quality)
+    behind = _WriteBehind(writer, output or Output())
     try:
         with bar(len(jobs)) as progress:
             items = read_ahead(reader, jobs, max(READ_AHEAD, restorer.batch))
@@ -51,9 +60,9 @@ def restore_files(restorer: Restorer, jobs: list[Job], quality: int | None = Non
 class _WriteBehind:
     """Writes results in a thread, at most one group of them while the next is restored; counts and names failures."""
 
-    def __init__(self, writer: ThreadPoolExecutor, quality: int | None) -> None:
+    def __init__(self, writer: ThreadPoolExecutor, output: Output) -> None:
         self.failed = 0
-        self._quality = quality
+        self._output = output
         self._writer = writer
         self._writes: list[tuple[Path, Future[None]]] = []
 
@@ -62,7 +71,7 @@ class _WriteBehind:
         if isinstance(outcome, Exception):
             self._report(job.source, outcome)
         else:
-            self._writes.append((job.source, self._writer.submit(_write, job.target, outcome, self._quality)))
+            self._writes.append((job.source, self._writer.submit(_write, job.target, outcome, self._output)))
 
     def settle(self) -> None:
         """Wait for what is being written."""
@@ -80,9 +89,10 @@ class _WriteBehind:
         say(f"not restored: {named}{str(error) or type(error).__name__}")
 
 
-def _write(target: Path, photo: Photo, quality: int | None) -> None:
+def _write(target: Path, photo: Photo, output: Output) -> None:
+    metadata = corrected(photo.metadata, photo.rgb.shape[:2]) if output.keeps_metadata else Metadata()
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_photo(target, photo, target.suffix[1:], quality)
+    write_photo(target, photo._replace(metadata=metadata), target.suffix[1:], output.quality)
 
 
 def _restore_each(restorer: Restorer, group: list[Item]) -> list[Photo | Exception]:

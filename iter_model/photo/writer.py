@@ -6,17 +6,19 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from basicsr_compat.files import atomic_write
-from basicsr_compat.images import Photo
+from basicsr_compat.images import PNG_XMP, Photo
 
 # Of pixels that are converted and compressed at a time.
 STRIP_BYTES = 1 << 20
 DEFAULT_QUALITY = 95
+# What a segment of a JPEG file holds; longer metadata is left out of lossy kinds.
+_SEGMENT = 65_000
 
 
 def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png", quality: int | None = None) -> None:
@@ -26,7 +28,7 @@ def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png", qualit
 
     Args:
         path: the file, whose suffix is not looked at. Its folder must exist; an older file is replaced.
-        photo: what to write.
+        photo: what to write; its metadata as they are, see `metadata.corrected`.
         kind: one of `WRITERS`. What it cannot hold is lost: 16 bits become 8, and alpha is laid over white.
         quality: of lossy kinds, 1 to 100; default `DEFAULT_QUALITY`.
 
@@ -61,15 +63,26 @@ def _write_jpeg(file: BinaryIO, photo: Photo, quality: int) -> None:
     if photo.alpha is not None:
         alpha = photo.alpha[..., None]
         photo = photo._replace(rgb=photo.rgb * alpha + (1 - alpha), alpha=None)
-    _eight_bits(photo).save(file, "JPEG", quality=quality, subsampling=0, icc_profile=photo.icc_profile)
+    _save(file, photo, "JPEG", quality=quality, subsampling=0)
 
 
 def _write_webp(file: BinaryIO, photo: Photo, quality: int) -> None:
-    _eight_bits(photo).save(file, "WEBP", quality=quality, icc_profile=photo.icc_profile)
+    _save(file, photo, "WEBP", quality=quality)
 
 
 def _write_avif(file: BinaryIO, photo: Photo, quality: int) -> None:
-    _eight_bits(photo).save(file, "AVIF", quality=quality, icc_profile=photo.icc_profile)
+    _save(file, photo, "AVIF", quality=quality)
+
+
+def _save(file: BinaryIO, photo: Photo, form: str, **options: Any) -> None:
+    exif, xmp, dpi = photo.metadata
+    if exif is not None and len(exif) < _SEGMENT:
+        options["exif"] = b"Exif\0\0" + exif
+    if xmp is not None and len(xmp) < _SEGMENT:
+        options["xmp"] = xmp
+    if dpi is not None:
+        options["dpi"] = dpi
+    _eight_bits(photo).save(file, form, icc_profile=photo.icc_profile, **options)
 
 
 def _eight_bits(photo: Photo) -> Image.Image:
@@ -91,8 +104,15 @@ def _encode_png(photo: Photo) -> Iterator[bytes]:
 
     header = struct.pack(">IIBBBBB", width, height, photo.bit_depth, color_type, 0, 0, 0)
     yield b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    exif, xmp, dpi = photo.metadata
     if photo.icc_profile is not None:
         yield chunk(b"iCCP", b"icc\0\0" + zlib.compress(photo.icc_profile))
+    if dpi is not None:
+        yield chunk(b"pHYs", struct.pack(">IIB", *(round(dots / 0.0254) for dots in dpi), 1))
+    if xmp is not None:
+        yield chunk(b"iTXt", PNG_XMP + xmp)
+    if exif is not None:
+        yield chunk(b"eXIf", exif)
     # Level 1 is as fast as OpenCV's encoder and smaller; level 6 takes five times as long for 10% less.
     compressor = zlib.compressobj(1)
     row_bytes = width * channels * photo.bit_depth // 8

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import iter_arch
-from basicsr_compat.images import Photo, read_photo
+from basicsr_compat.images import Metadata, Photo, read_photo
 from iter_arch import color, precision
 from iter_model import commands
 from iter_model.commands import upscale
@@ -434,6 +434,48 @@ def test_results_are_of_the_kind_that_was_asked_for(net, photos, tmp_path, ext, 
     with Image.open(tmp_path / f"out/a.{ext}") as image:
         assert image.format == kind
         assert np.abs(np.asarray(image).astype(int) - enlarge(pixels)).max() <= 8
+
+
+def camera_photo(path):
+    """A JPEG as a camera makes it: on its side, with sizes, a maker note, GPS, a thumbnail, XMP and dpi."""
+    tags = Image.Exif()
+    tags[0x0112], tags[0x010F] = 6, "Camera"
+    tags.get_ifd(0x8769).update({0xA002: 32, 0xA003: 24, 0x927C: b"a maker's note"})
+    tags.get_ifd(0x8825).update({1: "N"})
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+    return save(path, smooth(24, 32), exif=tags, xmp=xmp, dpi=(300, 300))
+
+
+@pytest.mark.parametrize("ext", ["png", "jpg", "webp", "avif"])
+def test_metadata_are_kept_and_say_what_the_result_is(net, photos, tmp_path, ext):
+    camera_photo(photos / "a.jpg")
+    assert run(photos, tmp_path / "out", "--ext", ext) == 0
+    with Image.open(tmp_path / f"out/a.{ext}") as image:
+        assert image.size == (4 * 24, 4 * 32)
+        tags = image.getexif()
+        assert (tags[0x0112], tags[0x010F]) == (1, "Camera")
+        details = tags.get_ifd(0x8769)
+        assert (details[0xA002], details[0xA003], details[0x927C]) == (4 * 24, 4 * 32, b"a maker's note")
+        assert tags.get_ifd(0x8825)[1] == "N"
+        xmp = image.info.get("xmp") or image.info["XML:com.adobe.xmp"].encode()
+        assert b'tiff:Orientation="1"' in xmp
+        if ext in ("png", "jpg"):
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    again = read_photo(tmp_path / f"out/a.{ext}")
+    assert again.rgb.shape == (4 * 32, 4 * 24, 3) and again.metadata.exif and again.metadata.xmp == xmp
+
+
+def test_metadata_are_left_out_where_that_is_asked_for(net, photos, tmp_path):
+    camera_photo(photos / "a.jpg")
+    assert run(photos, tmp_path / "out", "--metadata", "none") == 0
+    assert read_photo(tmp_path / "out/a.png").metadata == Metadata()
+
+
+@pytest.mark.parametrize("exif", [b"", b"rubbish", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
+def test_broken_metadata_never_cost_a_photo(net, photos, tmp_path, exif):
+    save(photos / "a.jpg", smooth(24, 32), exif=b"Exif\0\0" + exif, xmp=b"\xff\0<")
+    for ext in ("png", "jpg", "webp", "avif"):
+        assert run(photos, tmp_path / "out", "--ext", ext) == 0
 
 
 def test_a_suffix_lets_results_lie_beside_their_photos(net, photos):
