@@ -126,7 +126,7 @@ def noise(suffix):
 
 def host_options(model, workers):
     """An option file of a training of 2 iterations, complete as BasicSR's own readers need it."""
-    train = {"ema_decay": 0.9, "total_iter": 2, "optim_g": ADAM, "pixel_opt": {"type": "L1Loss"}}
+    train = {"ema_decay": 0.9, "total_iter": 2, "optim_g": dict(ADAM), "pixel_opt": {"type": "L1Loss"}}
     train |= {"scheduler": {"type": "MultiStepLR", "milestones": [3]}}
     data = {**PAIRS, "gt_size": 32, "use_hflip": True, "use_rot": True} | {"name": "train", "batch_size_per_gpu": 2}
     data |= {"num_worker_per_gpu": workers, "dataset_enlarge_ratio": 2}
@@ -144,7 +144,7 @@ def host_options(model, workers):
     if model == "RealESRGANModel":
         options["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 2}
         gan = {"type": "GANLoss", "gan_type": "vanilla", "real_label_val": 1.0, "fake_label_val": 0.0}
-        train |= {"gan_opt": gan, "optim_d": ADAM, "net_d_iters": 1, "net_d_init_iters": 0}
+        train |= {"gan_opt": gan, "optim_d": dict(ADAM), "net_d_iters": 1, "net_d_init_iters": 0}
     return options
 
 
