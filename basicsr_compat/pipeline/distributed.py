@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import os
 import random
 import subprocess
+import threading
+import traceback
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -51,11 +54,33 @@ def join(opt: dict[str, Any], launcher: str) -> None:
     set_random_seed(opt["manual_seed"] + opt["rank"])
 
 
-def leave() -> None:
-    """Leave the other processes after a run that did not fail: of one that did, NCCL would wait for ranks that are
-    gone."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+def leave(error: BaseException | None = None) -> None:
+    """Leave the other processes, and end the threads that talk to them: a thread of gloo that lets go of a tensor while
+    the interpreter ends aborts the process.
+
+    The group lives as long as a model that is wrapped for it. So the caller holds no model any more.
+
+    Args:
+        error: what this process's run failed with. Then NCCL is not waited for, since ranks may be gone, and gloo only
+            for a while.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    _forget_frames(error)
+    gc.collect()
+    if error is None:
         torch.distributed.destroy_process_group()
+    elif torch.distributed.get_backend() == "gloo":
+        leaving = threading.Thread(target=torch.distributed.destroy_process_group, daemon=True)
+        leaving.start()
+        leaving.join(timeout=10)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the variables of the functions that an error went through; its traceback can still be printed."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def init_process_group(launcher: str, section: dict[str, Any], on_gpu: bool) -> None:
@@ -66,6 +91,10 @@ def init_process_group(launcher: str, section: dict[str, Any], on_gpu: bool) -> 
         section: see ProcessGroupOptions.
         on_gpu: whether the processes have GPUs.
     """
+    # Before there is a group: its functions keep the group of this moment as a default, which DistributedDataParallel,
+    # the next to import it, would make a group that no one can end.
+    import torch.distributed.nn.functional  # noqa: F401
+
     settings = read_section(ProcessGroupOptions, section, "dist_params")
     if launcher == "slurm":
         _translate_slurm(settings.port)

@@ -67,8 +67,13 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         try:
             opt = read_options(args, os.getcwd(), is_train)
             code = (loop.train if is_train else loop.test)(opt, args, one)
-        except Exception as error:
-            return _failed(error, args, one.folders.begun)
+        except BaseException as error:
+            try:
+                if not isinstance(error, Exception):
+                    raise
+                return _failed(error, args, one.folders.begun)
+            finally:
+                distributed.leave(error)
     distributed.leave()
     return code
 

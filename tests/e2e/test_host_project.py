@@ -172,7 +172,7 @@ def train(project, options, total, start=(sys.executable,), words=()):
     return output
 
 
-def tested(project, options):
+def check_result(project, options):
     """Test the weights of iteration 2 by BasicSR's own pipeline."""
     options["datasets"] = {"test": VALIDATION}
     options["path"] = {"pretrain_network_g": "experiments/run/models/net_g_2.pth", "param_key_g": "params_ema"}
@@ -188,7 +188,7 @@ def test_srmodel_trains_resumes_and_is_tested(project):
     assert "iter: 2." in train(project, options, total=4)
     state = torch.load(project / "experiments/run/training_states/4.state", weights_only=True)
     assert set(state) == {"epoch", "iter", "optimizers", "schedulers"}
-    tested(project, options)
+    check_result(project, options)
 
 
 def test_realesrgan_trains_with_spawned_workers(project):

@@ -4,6 +4,8 @@ import math
 import os
 import random
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +120,36 @@ def test_a_process_group_and_its_models_run_on_a_cpu(one_process_group, tmp_path
     model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
     model.optimize_parameters(1)
     assert math.isfinite(model.get_current_log()["l_pix"])
+
+
+def gloo_threads():
+    names = [Path(f"/proc/self/task/{thread}/comm").read_text() for thread in os.listdir("/proc/self/task")]
+    return sum("gloo" in name for name in names)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have names in /proc")
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_thread_of_the_group_is_left_at_the_end(one_process_group, tmp_path, fails):
+    """One that lets go of what it gathered while the interpreter ends aborts the process."""
+    before = gloo_threads()
+
+    def run():
+        distributed.init_process_group("pytorch", {}, on_gpu=False)
+        model = SRModel(sr_options(tmp_path, dist=True))
+        model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
+        model.optimize_parameters(1)
+        torch.distributed.all_gather_object([None], {"psnr": torch.rand(3)})
+        assert gloo_threads() > before
+        if fails:
+            raise ValueError("a fault")
+
+    failure = None
+    try:
+        run()
+    except ValueError as error:
+        failure = error
+    distributed.leave(failure)
+    assert gloo_threads() == before
 
 
 def test_the_launcher_says_that_it_needs_torchrun(monkeypatch):
