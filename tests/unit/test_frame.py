@@ -41,6 +41,16 @@ def test_imports_point_one_way(name):
         assert ours <= MAY_IMPORT[name] | {name}, file
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_files_and_functions_can_be_read(name):
+    for file in MODULES[name].rglob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        assert source.count("\n") <= 400, file
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, (file, node.name)
+
+
 def test_datasets_is_no_package():
     assert not (ROOT / "datasets/__init__.py").exists()
 
@@ -80,6 +90,10 @@ for name, registry in {"ITER": ARCH_REGISTRY, "SecondOrderDegradationDataset": D
 def test_importing_registers_and_does_nothing_else(tmp_path):
     run(IMPORT_AND_REPORT, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_iter_arch_imports_no_basicsr(tmp_path):
+    run("import sys, iter_arch; assert 'basicsr' not in sys.modules", tmp_path)
 
 
 def test_iter_arch_alone_repairs_basicsr_for_another_project(tmp_path):

@@ -3,10 +3,15 @@
 import copy
 import importlib
 import inspect
+import pickle
+import re
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import basicsr
 import numpy as np
 import pytest
 import torch
@@ -213,3 +218,122 @@ def test_a_name_of_another_class_is_refused_and_an_unknown_kind_too():
         basicsr_compat.register("model", type("SRModel", (), {}))
     with pytest.raises(ValueError, match="kind='models' must be one of arch, dataset, model, loss, metric"):
         basicsr_compat.register("models")
+
+
+# ------------------------------------------------------------------------------------------- another BasicSR
+
+MENDED = {
+    "data/degradations.py": (
+        ("torchvision.transforms.functional_tensor", "torchvision.transforms.functional"),
+        ("int(cv2.IMWRITE_JPEG_QUALITY), quality]", "int(cv2.IMWRITE_JPEG_QUALITY), int(quality)]"),
+    ),
+    "metrics/niqe.py": (("scipy.ndimage.filters", "scipy.ndimage"),),
+    "utils/img_process_util.py": ((".view(", ".reshape("),),
+    "utils/dist_util.py": (
+        ("    torch.cuda.set_device(rank % num_gpus)\n", "    backend = backend if num_gpus else 'gloo'\n"),
+        ("    torch.cuda.set_device(proc_id % num_gpus)\n", "    backend = backend if num_gpus else 'gloo'\n"),
+        ("str(proc_id % num_gpus)", "str(proc_id % max(num_gpus, 1))"),
+    ),
+    "models/base_model.py": (
+        ("[torch.cuda.current_device()]", "None if self.device.type == 'cpu' else [torch.cuda.current_device()]"),
+    ),
+    "train.py": (
+        ("device_id = torch.cuda.current_device()", "device = 'cuda' if torch.cuda.is_available() else 'cpu'"),
+        ("lambda storage, loc: storage.cuda(device_id)", "device"),
+    ),
+    "models/realesrgan_model.py": ((".cuda()", ".to(self.device)"),),
+    "models/realesrnet_model.py": ((".cuda()", ".to(self.device)"),),
+}
+
+
+@pytest.fixture(scope="module")
+def mended_basicsr(tmp_path_factory):
+    """A folder with a BasicSR that has every fault mended, as its git main has some, under the same version."""
+    folder = tmp_path_factory.mktemp("git-main")
+    shutil.copytree(Path(basicsr.__file__).parent, folder / "basicsr", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, changes in MENDED.items():
+        path = folder / "basicsr" / name
+        source = path.read_text()
+        for fault, mended in changes:
+            assert fault in source, (name, fault)
+            source = source.replace(fault, mended)
+        path.write_text(source)
+    return folder
+
+
+def test_nothing_is_replaced_in_a_basicsr_that_is_not_broken(mended_basicsr):
+    code = (
+        "import sys, iter_arch, basicsr.train; from basicsr_compat.repairs import REPAIRS\n"
+        f"assert basicsr.__file__.startswith({str(mended_basicsr)!r})\n"
+        "replaced = [one.target for one in REPAIRS[2:] if one.is_needed()]\n"
+        "assert not replaced, replaced\n"
+        "assert REPAIRS[0].target not in sys.modules\n"
+    )
+    python(code, mended_basicsr)
+
+
+def test_what_another_project_has_replaced_is_left_alone():
+    python(
+        "import sys, torchvision.transforms._functional_tensor as module\n"
+        "sys.modules['torchvision.transforms.functional_tensor'] = module\n"
+        "from basicsr.utils import img_process_util\n"
+        "def filter2D(img, kernel): raise RuntimeError\n"
+        "img_process_util.filter2D = filter2D\n"
+        "import basicsr_compat\n"
+        "assert img_process_util.filter2D is filter2D\n"
+    )
+
+
+def test_the_module_that_scipy_will_drop_is_supplied():
+    python(
+        "import sys, basicsr_compat\n"
+        "import importlib.machinery, scipy.ndimage.filters\n"
+        "del sys.modules['scipy.ndimage.filters'], scipy.ndimage.filters\n"
+        "find = importlib.machinery.PathFinder.find_spec\n"
+        "def without(name, *rest): return None if name == 'scipy.ndimage.filters' else find(name, *rest)\n"
+        "importlib.machinery.PathFinder.find_spec = without\n"
+        "from scipy.ndimage import filters\n"
+        "assert filters.convolve is scipy.ndimage.convolve and filters.__doc__.startswith('Stand-in')\n"
+        "import basicsr.metrics.niqe\n"
+    )
+
+
+def test_without_basicsr_it_is_imported_all_the_same():
+    python(
+        "import sys; sys.modules['basicsr'] = None\n"
+        "import basicsr_compat\n"
+        "basicsr_compat.repair()\n"
+        "@basicsr_compat.register('arch')\n"
+        "class Net: pass\n"
+    )
+
+
+def test_a_spawned_process_is_repaired_by_the_import_of_its_main_module(tmp_path):
+    (tmp_path / "main.py").write_text(
+        "import basicsr_compat\n"
+        "import multiprocessing\n"
+        "def use(items):\n"
+        "    from basicsr.data.degradations import add_jpg_compression\n"
+        "    items.put(add_jpg_compression.repaired_by)\n"
+        "if __name__ == '__main__':\n"
+        "    from basicsr.utils.img_process_util import filter2D\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    items = context.Queue()\n"
+        "    process = context.Process(target=use, args=(items,))\n"
+        "    process.start()\n"
+        "    assert items.get(timeout=200) == 'basicsr.data.degradations:add_jpg_compression'\n"
+        "    process.join()\n"
+    )
+    done = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_repaired_function_can_be_pickled():
+    assert pickle.loads(pickle.dumps(img_process_util.filter2D)) is img_process_util.filter2D
+
+
+def test_the_table_names_every_repair():
+    done = subprocess.run([sys.executable, "-m", "basicsr_compat"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for repair in REPAIRS:
+        assert re.search(rf"^{re.escape(repair.target)}\n    (replaced|not broken here): ", done.stdout, re.MULTILINE)
