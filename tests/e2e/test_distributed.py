@@ -167,7 +167,7 @@ def test_two_ranks_validate_as_one(ranks, folder, tmp_path):
     assert [len(expected["taken"]) for expected in alone] == [5, 1]
     assert [len(expected["pictures"]) for expected in alone] == [3, 1]
     images = images_under(tmp_path / "images")
-    assert len(images) == 5 and same_images(images, images_under(folder / "validated/images"))
+    assert len(images) == 6 and same_images(images, images_under(folder / "validated/images"))
 
 
 def test_no_rank_waits_for_the_share_of_a_slower_one(ranks):
