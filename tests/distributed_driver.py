@@ -209,7 +209,8 @@ def compare(folder):
     distributed.init_process_group("pytorch", {"timeout": 120}, on_gpu=False)
     # One group for all: another under the same torchrun would find the addresses of the one before.
     leave = distributed.leave
-    distributed.init_process_group = distributed.leave = lambda *_, **__: None
+    distributed.init_process_group = lambda *_, **__: None
+    distributed.leave = lambda watch: watch.stop()
     rank = torch.distributed.get_rank()
     results = {"first": trained("first"), "second": trained("second")}
     command("test", "-opt", "test.yml")
@@ -228,7 +229,7 @@ def compare(folder):
     results["others_fault"] = distributed.failed_elsewhere(RuntimeError("[x/gloo/y.cc] closed")) if rank == 0 else None
     torch.distributed.barrier()
     torch.save(results, folder / f"rank{rank}.pt")
-    leave()
+    leave(None)
 
 
 def train_with(fault, iteration):
@@ -246,6 +247,12 @@ def train_with(fault, iteration):
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         if fault == "dataset":
             SecondOrderDegradationDataset._crop = strike
+        if fault == "validation":
+            ITERModel.test = strike
+            iteration = None
+    elif fault == "validation":
+        # As in NCCL, which does not notice that the other rank is gone.
+        ITERModel.test = lambda self: time.sleep(600)
         ITERModel.optimize_parameters = lambda self, now: strike() if now == iteration else optimize(self, now)
     command("train", "-opt", "train.yml", "--auto_resume", "--force_yml", "name=faulty", *sys.argv[3:])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import math
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -37,7 +38,37 @@ def build_set(phase: str, section: dict[str, Any]) -> Dataset:
     if len(dataset) == 0:
         roots = {key: value for key, value in section.items() if str(key).startswith(("dataroot", "meta_info"))}
         raise OptionProblems(f"{where} holds no images: {roots}; see datasets/README.md")
+    listed = section.get("meta_info_file") or section.get("meta_info")
+    if listed and (section.get("io_backend") or {}).get("type", "disk") == "disk":
+        _refuse_missing(where, dataset)
     return dataset
+
+
+def _refuse_missing(where: str, dataset: Dataset) -> None:
+    """BasicSR meets a file that its list names and that is not there when its turn comes, hours into a run.
+
+    One look into each folder: on a network drive a million questions for single files take minutes.
+    """
+    paths = [path for entry in getattr(dataset, "paths", ()) for path in _files_of(entry)]
+    there = {folder: _listed(folder) for folder in {os.path.dirname(path) for path in paths}}
+    missing = [path for path in paths if os.path.basename(path) not in there[os.path.dirname(path)]]
+    if missing:
+        raise OptionProblems(
+            f"{where} names {len(missing)} of {len(paths)} files that are not there, the first is {missing[0]!r}; "
+            "correct its list of files or its folders"
+        )
+
+
+def _files_of(entry: Any) -> list[str]:
+    paths = entry.values() if isinstance(entry, dict) else [entry]
+    return [path for path in paths if isinstance(path, str)]
+
+
+def _listed(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
 
 
 # ------------------------------------------------------------------------------------------- training

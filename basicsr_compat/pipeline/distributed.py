@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import gc
 import os
 import random
 import subprocess
+import sys
 import threading
 import traceback
 from dataclasses import dataclass
@@ -34,8 +36,8 @@ class ProcessGroupOptions:
     timeout: Positive = 1800
 
 
-def join(opt: dict[str, Any], launcher: str) -> None:
-    """Join the other processes of a run, and seed this one.
+def join(opt: dict[str, Any], launcher: str) -> Watch | None:
+    """Join the other processes of a run, and seed this one. Returns the watch over the others, for `leave`.
 
     Completes the options by rank, world_size, and a manual_seed where the yml has none, the same on all ranks;
     manual_seed_drawn says so.
@@ -52,18 +54,22 @@ def join(opt: dict[str, Any], launcher: str) -> None:
             torch.distributed.broadcast_object_list(seed)
         opt["manual_seed"], opt["manual_seed_drawn"] = seed[0], True
     set_random_seed(opt["manual_seed"] + opt["rank"])
+    return Watch(opt["rank"]) if opt["world_size"] > 1 else None
 
 
-def leave(error: BaseException | None = None) -> None:
+def leave(watch: Watch | None, error: BaseException | None = None) -> None:
     """Leave the other processes, and end the threads that talk to them: a thread of gloo that lets go of a tensor while
     the interpreter ends aborts the process.
 
     The group lives as long as a model that is wrapped for it. So the caller holds no model any more.
 
     Args:
+        watch: from `join`.
         error: what this process's run failed with. Then NCCL is not waited for, since ranks may be gone, and gloo only
             for a while.
     """
+    if watch is not None:
+        watch.stop()
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     _forget_frames(error)
@@ -148,6 +154,55 @@ def key_value_store() -> torch.distributed.Store:
     return torch.distributed.distributed_c10d._get_default_store()
 
 
+_FAILED = "failed_rank"  # of the store: the first rank that failed by a fault of its own
+
+
+class Watch(threading.Thread):
+    """Ends this process some seconds after another rank has failed.
+
+    torchrun ends the other ranks of a run that fails; under srun nobody does, and who waits for a rank that is gone, in
+    NCCL above all, waits until dist_params.timeout.
+
+    Args:
+        rank: of this process.
+        interval: seconds between two looks into the store.
+        grace: seconds for this rank to fail in its own way, which names the place, or to come to its end.
+    """
+
+    def __init__(self, rank: int, interval: float = 5, grace: float = 20) -> None:
+        super().__init__(daemon=True)
+        self.rank, self.interval, self.grace = rank, interval, grace
+        store = key_value_store()
+        # A connection of its own, where PyTorch can make one: another thread may be waiting on the first.
+        self.store = store.clone() if hasattr(store, "clone") else store
+        self._stopping = threading.Event()
+        # A thread that is alive when Python shuts down dies in the middle of PyTorch's code, and aborts the process.
+        atexit.register(self.stop)
+        self.start()
+
+    def run(self) -> None:
+        while not self._stopping.wait(self.interval):
+            failure = self._failure()
+            if failure and not self._stopping.wait(self.grace):
+                print(f"rank {self.rank} ends because {failure}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    def _failure(self) -> str | None:
+        try:
+            if not self.store.check([_FAILED]):
+                return None
+            first = int(self.store.get(_FAILED))
+        except RuntimeError:
+            return "the process by which the ranks have met is gone"
+        return f"rank {first} failed" if first != self.rank else None
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self.join(timeout=60)
+        atexit.unregister(self.stop)
+
+
 def failed_elsewhere(error: Exception) -> str | None:
     """One line that says which rank's fault `error` is; None where it is this one's, whose message is the one to read.
 
@@ -162,9 +217,9 @@ def failed_elsewhere(error: Exception) -> str | None:
     with contextlib.suppress(RuntimeError):  # the store is gone where its process is
         store = key_value_store()
         if not connection:
-            first = store.compare_set("failed_rank", "", str(rank))
-        elif store.check(["failed_rank"]):
-            first = store.get("failed_rank")
+            first = store.compare_set(_FAILED, "", str(rank))
+        elif store.check([_FAILED]):
+            first = store.get(_FAILED)
     if first and int(first) != rank:
         return f"rank {rank} ends because rank {int(first)} failed"
     if connection:

@@ -35,7 +35,7 @@ from basicsr_compat.pipeline.data import (
     training_loader,
     validation_loader,
 )
-from basicsr_compat.pipeline.distributed import join
+from basicsr_compat.pipeline.distributed import Watch, join
 from basicsr_compat.pipeline.folders import RunFolders
 from basicsr_compat.pipeline.randomness import ResumableSampler, global_randomness_kept
 from basicsr_compat.pipeline.stops import Stops, ValidationStopped
@@ -48,6 +48,7 @@ class Run:
 
     stops: Stops = field(default_factory=Stops)
     folders: RunFolders = field(default_factory=RunFolders)
+    watch: Watch | None = None
 
 
 @dataclass
@@ -83,7 +84,7 @@ def train(opt: dict[str, Any], args: argparse.Namespace, run: Run) -> int:
     Returns:
         The exit code: 0; 1 where the state of a stopped training could not be saved; 128 + the number of a signal.
     """
-    join(opt, args.launcher)
+    run.watch = join(opt, args.launcher)
     torch.backends.cudnn.benchmark = True
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     run.folders.continues = restarted and opt["auto_resume"]
@@ -228,7 +229,7 @@ def test(opt: dict[str, Any], args: argparse.Namespace, run: Run) -> int:
     Returns:
         The exit code: 0; 1 where images had to be left out.
     """
-    join(opt, args.launcher)
+    run.watch = join(opt, args.launcher)
     torch.backends.cudnn.benchmark = True
     with run.folders:
         run.folders.make(opt)

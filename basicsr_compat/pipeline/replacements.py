@@ -16,6 +16,7 @@ from basicsr.utils.registry import METRIC_REGISTRY
 from basicsr_compat.images import UnreadableImage, decode_image, printable
 from basicsr_compat.patching import Repair
 from basicsr_compat.pipeline import checkpoints
+from basicsr_compat.pipeline.pairs import naming_partners
 from basicsr_compat.schema import OptionProblems, nearest
 
 
@@ -141,6 +142,11 @@ REPLACEMENTS = (
         "basicsr.utils.img_util:imfrombytes",
         _by(imfrombytes),
         "makes of half a file a gray photo, and of none an AttributeError that names no file",
+    ),
+    _replace(
+        "basicsr.data.data_util:paired_paths_from_folder",
+        naming_partners,
+        "says `different number of images: 1, 2.` or `0001.png is not in lq_paths`, and no folder",
     ),
     _replace(
         "basicsr.utils.misc:scandir",

@@ -73,8 +73,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
                     raise
                 return _failed(error, args, one.folders.begun)
             finally:
-                distributed.leave(error)
-    distributed.leave()
+                distributed.leave(one.watch, error)
+    distributed.leave(one.watch)
     return code
 
 

@@ -241,6 +241,30 @@ def test_a_restart_goes_on_from_the_last_checkpoint_in_the_same_folder(folder, i
     assert torch.load(folder / f"experiments/{name}/training_states/4.state", weights_only=True)["iter"] == 4
 
 
+@pytest.mark.slow
+def test_a_rank_that_fails_in_a_validation_ends_the_others_where_nobody_supervises_them(folder):
+    """As under srun, which leaves the other processes running; dist_params.timeout is two minutes here, else 30."""
+    port = next(word for word in torchrun(2) if str(word).startswith("--master_port")).partition("=")[2]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TORCHELASTIC_RESTART_COUNT": "0"}
+    environment |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    words = [sys.executable, DRIVER, "validation", "0", "val:val_freq=1"]
+    processes = [
+        subprocess.Popen(
+            list(map(str, words)), cwd=folder, env=environment | {"RANK": str(rank)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        failed = processes[1].communicate(timeout=300)[0]
+        other = processes[0].communicate(timeout=60)[0]
+    finally:
+        processes[0].kill()
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "ZeroDivisionError: no such thing" in failed
+    assert "rank 0 ends because rank 1 failed" in other, other
+
+
 # ---------------------------------------------------------------------------------------------------- SLURM
 
 
