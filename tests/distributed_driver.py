@@ -1,6 +1,7 @@
 """A rank of the tests in e2e/test_distributed.py, under torchrun in a folder with options.
 
-`compare` writes what each rank saw to rank<n>.pt; any other word trains by the command, with that fault in rank 1.
+`compare` writes what each rank saw to rank<n>.pt; `threads` counts those that a training leaves behind; any other word
+trains by the command, with that fault in rank 1.
 """
 
 import copy
@@ -210,7 +211,7 @@ def compare(folder):
     # One group for all: another under the same torchrun would find the addresses of the one before.
     leave = distributed.leave
     distributed.init_process_group = lambda *_, **__: None
-    distributed.leave = lambda watch: watch.stop()
+    distributed.leave = lambda watch, *_: watch.stop()
     rank = torch.distributed.get_rank()
     results = {"first": trained("first"), "second": trained("second")}
     command("test", "-opt", "test.yml")
@@ -247,18 +248,27 @@ def train_with(fault, iteration):
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         if fault == "dataset":
             SecondOrderDegradationDataset._crop = strike
-        if fault == "validation":
+        elif fault == "validation":
             ITERModel.test = strike
-            iteration = None
+        else:
+            ITERModel.optimize_parameters = lambda self, now: strike() if now == iteration else optimize(self, now)
     elif fault == "validation":
         # As in NCCL, which does not notice that the other rank is gone.
         ITERModel.test = lambda self: time.sleep(600)
-        ITERModel.optimize_parameters = lambda self, now: strike() if now == iteration else optimize(self, now)
     command("train", "-opt", "train.yml", "--auto_resume", "--force_yml", "name=faulty", *sys.argv[3:])
+
+
+def count_threads():
+    """How many threads of gloo a training leaves behind; Python's shutdown may abort a process that has some."""
+    command("train", "-opt", "train.yml", "--force_yml", "name=threads")
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    print(f"{sum('gloo' in name for name in names)} threads of gloo")
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "compare":
         compare(Path.cwd())
+    elif sys.argv[1] == "threads":
+        count_threads()
     else:
         train_with(sys.argv[1], int(sys.argv[2]))

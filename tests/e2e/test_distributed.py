@@ -185,6 +185,14 @@ def test_the_test_command_restores_and_measures_in_two_processes_as_in_one(ranks
     assert same_images(images, images_under(folder / "results/small/visualization"))
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lists threads in /proc")
+def test_a_training_leaves_no_thread_of_its_process_group(folder):
+    """One that Python's shutdown meets aborts the process, now and then: one finished training in 15 failed so."""
+    code, output = call(folder, *torchrun(2, sys.executable, DRIVER), "threads")
+    assert code == 0, output
+    assert output.count("0 threads of gloo") == 2, output
+
+
 # ---------------------------------------------------------------------------------------------------- failures
 
 
