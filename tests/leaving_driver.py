@@ -36,9 +36,9 @@ def run(rank, mode, folder):
     try:
         train(rank, mode, folder)
     except ValueError as error:
-        distributed.leave(error)
+        distributed.leave(None, error)
     else:
-        distributed.leave()
+        distributed.leave(None)
 
 
 def pairs(count, mode):

@@ -148,7 +148,7 @@ def test_no_thread_of_the_group_is_left_at_the_end(one_process_group, tmp_path, 
         run()
     except ValueError as error:
         failure = error
-    distributed.leave(failure)
+    distributed.leave(None, failure)
     assert gloo_threads() == before
 
 
