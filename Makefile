@@ -1,6 +1,6 @@
 # make demo    restore the sample photos          make test    lint and test
 # The first call makes .venv and installs everything into it; it needs Python 3.10 to 3.13, and nothing else.
-# make test PYTEST=--slow    the long tests too
+# make quick   lint, unit and property tests without the long ones      make test PYTEST=--slow    the slow tests too
 # PYTHON=python3.13 chooses the interpreter. PyTorch comes from PyPI unless that interpreter already has it; another
 # build of it: PIP_INDEX_URL=https://download.pytorch.org/whl/cpu .venv/bin/pip install torch torchvision  beforehand.
 
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint install clean
+.PHONY: demo test quick lint install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -20,6 +20,9 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+quick: lint
+	$(BIN)/python -m pytest tests/unit tests/property -m "not long" $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -23,6 +23,8 @@ from basicsr_compat.pipeline import loop
 from basicsr_compat.pipeline.data import ReadableItems
 from iter_model import commands
 
+pytestmark = pytest.mark.long
+
 # Of one example; the slowest takes a few tenths of a core, of which a busy machine may give little.
 SECONDS = 300
 # Larger images that decode, from an edited header say, need not be restored to know that they can be.

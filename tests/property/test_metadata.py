@@ -63,6 +63,7 @@ def changed(path, value):
     return whole
 
 
+@pytest.mark.long
 def test_no_description_is_a_traceback(weights, tmp_path):
     path = tmp_path / "net.safetensors"
 

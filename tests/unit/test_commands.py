@@ -83,6 +83,7 @@ sys.exit(commands.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.long
 def test_upscale_needs_no_basicsr_and_train_says_what_brings_it(tmp_path):
     """A finder refuses BasicSR, as where it is not installed."""
     save(tmp_path / "a.png", levels((8, 8)))

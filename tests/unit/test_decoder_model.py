@@ -46,6 +46,7 @@ def test_only_the_decoder_changes(net, tmp_path):
         assert torch.equal(value, net.state_dict()[name]) != name.startswith("vqgan.decoder."), name
 
 
+@pytest.mark.long
 def test_the_decoder_learns(net, tmp_path):
     log = train(decoder_model(tmp_path, net, gt_ratio=0.0, expected_ratio=1.0), 40)
     assert log[-1]["l_pix"] < 0.9 * log[0]["l_pix"]

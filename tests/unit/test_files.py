@@ -82,6 +82,7 @@ except NotSaved as error:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["torch", "bytes"])
 def test_a_write_that_the_system_refuses(tmp_path, kind):
     """A limit on the size of files, which fails in the middle as a full disk does."""

@@ -16,6 +16,8 @@ from basicsr_compat import install
 SETUP = """\
 from setuptools import setup
 
+pytestmark = pytest.mark.long
+
 version_file = "standin/version.py"
 
 

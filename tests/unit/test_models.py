@@ -29,6 +29,7 @@ PAIRS = {"lq": photo(4, 3, 16, 16), "gt": photo(4, 3, 64, 64, seed=1)}
 # ---------------------------------------------------------------------------------------------------- stage I
 
 
+@pytest.mark.long
 def test_stage_one_learns(tmp_path):
     log = train(vqgan_model(tmp_path), 25, IMAGES)
     assert log[-1]["l_pix"] < 0.9 * log[1]["l_pix"]
@@ -162,6 +163,7 @@ def test_the_decoder_alone_is_trained_and_tokens_stay(tmp_path):
 # ---------------------------------------------------------------------------------------------------- stages II and III
 
 
+@pytest.mark.long
 def test_stages_two_and_three_learn(tmp_path):
     model = iter_model_of(tmp_path, optim_g={"type": "Adam", "lr": 5e-3})
     log = train(model, 40, PAIRS)

@@ -528,6 +528,7 @@ def test_a_pool_of_basicsrs_must_hold_whole_batches(parse):
         parse(change("queue_size", 5))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", [None, [[1]], {1: 2}, 10**400])
 def test_nothing_in_place_of_a_section_or_value_is_a_fault(parse, value):
     def places(section, path=()):

@@ -100,6 +100,7 @@ def test_what_is_rebuilt_for_the_authors_code(theirs):
     assert mask[3, 0, 3] == 0 and mask[3, 0, 4] == -100
 
 
+@pytest.mark.long
 def test_one_key_missing_or_more_is_named(theirs):
     weights = [key for key in theirs if not key.endswith(DERIVED) and "generator" not in key]
     assert len(weights) > 300
