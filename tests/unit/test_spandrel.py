@@ -7,7 +7,9 @@ import pytest
 import torch
 from small_networks import RELEASED_FORM, photo, small_iter
 
+import iter_arch
 from iter_arch import SamplingConfig, save_pretrained
+from iter_arch.pretrained.download import WEIGHTS
 from iter_arch.pretrained.released import to_released
 from iter_model.commands.convert import convert
 
@@ -45,6 +47,17 @@ def test_our_released_and_converted_files_are_loaded(released, tmp_path):
         for size in ((9, 13), (1, 1)):
             lq = photo(1, 3, *size)
             assert torch.equal(model(lq), expected.restore(lq, config=config).image)
+
+
+def test_spandrel_samples_as_the_weights_are_tuned_for(tmp_path):
+    """It passes on tensors alone, without the metadata that holds the sampling."""
+    net, lq = iter_arch.load_pretrained("iter_tiny_x4"), photo(1, 3, 24, 32)
+    assert torch.equal(load(WEIGHTS / "iter_tiny_x4.safetensors")(lq), net(lq))
+    assert not torch.equal(net(lq), net.restore(lq, config=SamplingConfig()).image)
+    net.sampling = SamplingConfig(alpha=0.9, steps=3)
+    save_pretrained(net, tmp_path / "net.safetensors")
+    model = load(tmp_path / "net.safetensors")
+    assert model.model.sampling == net.sampling and torch.equal(model(lq), net(lq))
 
 
 def test_scale_1_is_a_restoration():
