@@ -41,27 +41,28 @@ setup(
         **{package: ["*.jpg", "*.md", "*.png", "*.yml"] for package in shipped},
     },
     entry_points={"console_scripts": ["basicsr=iter_model.commands:main"]},
+    # The oldest versions that the tests have run with, tests/lowest.txt; no upper bound but where something is broken.
     install_requires=[
         # Its setup.py fails on 3.13 and later, where `python -m basicsr_compat.install` builds it.
         'basicsr==1.4.2; python_version < "3.13"',
-        "einops",
-        "lmdb",
-        "numpy",
-        "opencv-python",
-        "pillow",
-        "pyiqa",
-        "pyyaml",
-        "safetensors",
-        "scipy",
+        "einops>=0.7.0",
+        "lmdb>=1.4.1",
+        "numpy>=1.26.4",
+        "opencv-python>=4.8.1.78",
+        "pillow>=11.3.0",
+        "pyiqa>=0.1.16",
+        "pyyaml>=6.0.1",
+        "safetensors>=0.4.5",
+        "scipy>=1.11.4",
         "setuptools<81",  # pyiqa's CLIP metrics still use pkg_resources, which 82 no longer has
-        "tensorboard",
-        "torch>=2.6",  # before, weights_only=True could be made to run code (CVE-2025-32434)
-        "torchvision",
-        "tqdm",
+        "tensorboard>=2.16.2",
+        "torch>=2.6.0",  # before, weights_only=True could be made to run code (CVE-2025-32434)
+        "torchvision>=0.21.0",
+        "tqdm>=4.67.1",
     ],
     extras_require={
         "benchmarks": ["matplotlib"],
-        "spandrel": ["spandrel>=0.4"],
-        "test": ["hypothesis", "pytest", "ruff", "scikit-image", "spandrel>=0.4"],
+        "spandrel": ["spandrel>=0.4.0"],
+        "test": ["hypothesis", "pytest", "ruff", "scikit-image", "spandrel>=0.4.0", "wheel"],
     },
 )

@@ -57,9 +57,23 @@ def test_only_our_packages_are_at_its_top(wheel):
     assert {name for name in top if not name.endswith(".dist-info")} == set(PACKAGES)
 
 
-def test_basicsr_is_asked_for_where_its_setup_works(wheel):
+@pytest.fixture(scope="module")
+def metadata(wheel):
     name = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-    metadata = message_from_bytes(wheel.read(name))
+    return message_from_bytes(wheel.read(name))
+
+
+def test_basicsr_is_asked_for_where_its_setup_works(metadata):
     required = [line for line in metadata.get_all("Requires-Dist") if re.match("basicsr\\b", line)]
     assert [line.replace(" ", "") for line in required] == ['basicsr==1.4.2;python_version<"3.13"']
     assert metadata["Requires-Python"] == ">=3.10"
+
+
+def test_lower_bounds_are_those_of_lowest_txt(metadata):
+    bounds = dict(
+        match.groups() for line in metadata.get_all("Requires-Dist") if (match := re.match(r"([\w-]+)>=([\d.]+)", line))
+    )
+    lines = (ROOT / "tests/lowest.txt").read_text().splitlines()
+    lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    del lowest["opencv-python-headless"]  # pyiqa's; it shares a folder with opencv-python
+    assert bounds == lowest
