@@ -64,7 +64,7 @@ class TokenRefiner(TokenNetwork):
     """phi_r: logits (b, N, h, w) of S_h given the tokens kept so far and S_l (Eq. 4).
 
     A masked position of S_t contributes only the learned mask embedding, whatever token stands there. S_l is never
-    masked, but the mask embedding is added where it was judged bad.
+    masked, but the mask embedding is added where it was evaluated as bad.
 
     Args:
         num_codes: N.
@@ -76,7 +76,7 @@ class TokenRefiner(TokenNetwork):
     num_outputs = None
 
     def context(self, S_l: Tensor, m_l: Tensor, biases: Biases | None = None) -> Context:
-        """S_l (b, h, w) int64, m_l (b, h, w) bool, True = judged good -> Context for `logits`.
+        """S_l (b, h, w) int64, m_l (b, h, w) bool, True = evaluated as good -> Context for `logits`.
 
         biases: ``swin.biases(h, w)``, where it is there already.
         """
@@ -89,7 +89,7 @@ class TokenRefiner(TokenNetwork):
         return self._logits(F.embedding(S_t.masked_fill(~m_t, self.num_codes), context.table), context)
 
     def forward(self, S_t: Tensor, m_t: Tensor, S_l: Tensor, m_l: Tensor) -> Tensor:
-        """Tokens (b, h, w) int64 and masks (b, h, w) bool, True = kept / judged good -> logits (b, N, h, w)."""
+        """Tokens (b, h, w) int64 and masks (b, h, w) bool, True = kept / evaluated as good -> logits (b, N, h, w)."""
         return self.logits(S_t, m_t, self.context(S_l, m_l))
 
 

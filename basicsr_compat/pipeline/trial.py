@@ -51,7 +51,7 @@ class Report:
 
     @contextlib.contextmanager
     def trying(self, subject: str) -> Iterator[None]:
-        """Whatever fails in it is a problem in the subject."""
+        """Reports any exception as a problem with `subject`."""
         try:
             yield
         except Exception as error:

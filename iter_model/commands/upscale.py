@@ -42,12 +42,12 @@ SAMPLING = {
         0.5, "A", "in [0, 1]; low keeps more of the first estimate (fidelity), high redraws more of it (texture)"
     ),
     "schedule": SamplingOption("cosine", "NAME", "share of masked tokens over the steps: cosine, linear or pow<p>"),
-    "adaptive": SamplingOption(True, None, "start from the tokens of the first estimate that are judged good"),
+    "adaptive": SamplingOption(True, None, "start from the tokens of the first estimate that are evaluated as good"),
     "selection": SamplingOption(
         "evaluator", "NAME", "what decides which tokens are kept: evaluator, confidence or halton"
     ),
     "temperature": SamplingOption(1.0, "X", "of the token draws, above 0; low is more careful"),
-    "reevaluate": SamplingOption(True, None, "judge kept tokens anew at each step"),
+    "reevaluate": SamplingOption(True, None, "evaluate kept tokens anew at each step"),
     "redraw_kept": SamplingOption(False, None, "draw new tokens at kept positions too"),
     "fidelity": SamplingOption(
         0.0, "F", "in [0, 1]; share of the first estimate's mean in what is decoded: truer, and softer"
@@ -125,7 +125,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         default="iter_tiny_x4",
         metavar="NAME_OR_PATH",
         help="shipped weights, a file, or the authors' weights: released_x4 or released_x2, looked for in "
-        "experiments/pretrained_models/ and else downloaded there (default: %(default)s)",
+        "experiments/pretrained_models/ and in the cache, else downloaded into the cache (default: %(default)s)",
     )
 
 
@@ -213,7 +213,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Restorer, list[Job]]:
     from iter_model.photo.folders import plan
     from iter_model.photo.restorer import Restorer, choose_batch, choose_device, choose_tile
 
-    sampling_config(args, SamplingConfig())  # a mistake shows before the model is loaded or downloaded
+    sampling_config(args, SamplingConfig())  # a problem shows before the model is loaded or downloaded
     check_levels(args.color_levels, "--color-levels")
     if args.quality is not None and not (args.ext != "png" and 1 <= args.quality <= 100):
         raise ValueError(f"--quality={args.quality} must be from 1 to 100, and --ext jpg, webp or avif")
