@@ -5,6 +5,8 @@ import torch
 from small_networks import RELEASED_FORM, photo, small_iter
 from torch.export import Dim, export
 
+pytestmark = pytest.mark.long
+
 
 def tokens(*shape, seed=0):
     return torch.randint(32, shape, generator=torch.Generator().manual_seed(seed))

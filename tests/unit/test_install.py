@@ -12,11 +12,11 @@ import pytest
 
 from basicsr_compat import install
 
+pytestmark = pytest.mark.long
+
 # As BasicSR's, but for the namespace of exec: this look-up fails on every Python as BasicSR's does since 3.13.
 SETUP = """\
 from setuptools import setup
-
-pytestmark = pytest.mark.long
 
 version_file = "standin/version.py"
 
