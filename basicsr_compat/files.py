@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,29 @@ def state_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
     shown = missing[:3] + left_over[:3] + reshaped[:3]
     rest = len(missing) + len(left_over) + len(reshaped) - len(shown)
     return [*shown, f"and {rest} more"] if rest else shown
+
+
+def require_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], misfit: str = "") -> None:
+    """Raise a ValueError where a state dict does not fit a network: `misfit`, and the `state_difference`."""
+    differences = state_difference(expected, found)
+    if differences:
+        raise ValueError((f"{misfit}: " if misfit else "") + "; ".join(differences))
+
+
+def missing_of(paths: Sequence[str]) -> list[str]:
+    """Those of many files that are not there, in their order.
+
+    One look into each folder: on a network drive a million questions for single files take minutes.
+    """
+    there = {folder: _listed(folder) for folder in {os.path.dirname(path) for path in paths}}
+    return [path for path in paths if os.path.basename(path) not in there[os.path.dirname(path)]]
+
+
+def _listed(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder or "."))
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return set()
 
 
 def checksum(path: str | os.PathLike) -> int:

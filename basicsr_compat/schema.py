@@ -29,6 +29,7 @@ __all__ = [
     "problems_in",
     "nearest",
     "read_section",
+    "requires",
     "section_problems",
     "format_error",
     "format_value",
@@ -206,6 +207,11 @@ def section_problems(
     for key in known:
         if key in required and key not in section:
             yield f"{prefix}{key} is missing: it must be {_described(known[key])}"
+
+
+def requires(declaration: Callable[..., Any], argument: str) -> bool:
+    """Whether a function, or the constructor of a class, must be given an argument of this name."""
+    return argument in _fields(declaration)[1]
 
 
 def read_section(declaration: type, section: Mapping[str, Any], where: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from basicsr_compat.schema import Rule
+from basicsr_compat.schema import Rule, problems_in
 
 ColorMethod = Literal["none", "adain", "wavelet"]
 Levels = Annotated[int, Rule("from 1 to 8", lambda levels: 1 <= levels <= 8)]
@@ -56,9 +56,9 @@ def match_color_(image: Tensor, lq: Tensor, method: ColorMethod = "wavelet", lev
 
 
 def check_levels(levels: int, name: str = "color_levels") -> None:
-    """Raise a ValueError unless levels are from 1 to 8."""
-    if not 1 <= levels <= 8:
-        raise ValueError(f"{name}={levels} must be from 1 to 8")
+    """Raise a ValueError unless they are `Levels`."""
+    for problem in problems_in(levels, Levels, name):
+        raise ValueError(problem)
 
 
 def low_frequencies(image: Tensor, levels: int = DEFAULT_LEVELS) -> Tensor:

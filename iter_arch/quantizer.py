@@ -143,6 +143,12 @@ def build_quantizer(section: Mapping[str, Any] | None) -> nn.Module:
     return QUANTIZERS[name](**options)
 
 
+def all_codes(quantizer: nn.Module, device: torch.device) -> Tensor:
+    """The codes of all tokens, (N, d)."""
+    every = torch.arange(quantizer.num_codes, device=device)
+    return quantizer.codes(every[None, None])[0, :, 0].t()
+
+
 def expected_codes(quantizer: nn.Module, logits: Tensor) -> Tensor:
     """Mean of the codes under the softmax of ``logits``: what a single draw loses.
 
@@ -152,7 +158,6 @@ def expected_codes(quantizer: nn.Module, logits: Tensor) -> Tensor:
     Returns:
         (b, d, h, w) float32.
     """
-    every = torch.arange(quantizer.num_codes, device=logits.device)
-    codebook = widened(quantizer.codes(every[None, None])[0, :, 0])  # (d, N)
+    codebook = widened(all_codes(quantizer, logits.device))
     with torch.autocast(logits.device.type, enabled=False):
-        return torch.einsum("bnhw,dn->bdhw", widened(logits).softmax(1).to(codebook.dtype), codebook)
+        return torch.einsum("bnhw,nd->bdhw", widened(logits).softmax(1).to(codebook.dtype), codebook)

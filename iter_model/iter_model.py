@@ -265,10 +265,7 @@ class ITERModel(ValidationMixin, TrainingMixin):
 
     def save(self, epoch: int, current_iter: int | str) -> None:
         """Networks and state of an iteration; -1: the outcome; 'best': net_g. The last two as one whole ITER too."""
-        networks, keys = [self.net_g], ["params"]
-        if self.train.ema_decay:
-            networks, keys = [self.net_g, self.net_g_ema], ["params", "params_ema"]
-        self.save_network(networks, "net_g", current_iter, param_key=keys)
+        self.save_net_g(current_iter)
         self.save_training_state(epoch, current_iter)
         if current_iter in (-1, "best") and self.options.rank == 0:
             # One file with all four networks, for `upscale` and `load_pretrained`.

@@ -1,12 +1,11 @@
 """What of the options of this project's models cannot go together, beyond what their dataclasses say of each."""
 
-import inspect
 from collections.abc import Iterator
 
 import torch
 
 from basicsr_compat.pipeline.check import registered
-from basicsr_compat.schema import format_value
+from basicsr_compat.schema import format_value, requires
 from iter_model.options import OPTIMIZERS, SCHEDULERS, Section
 
 
@@ -54,8 +53,7 @@ def ground_truth_problems(opt: Section) -> Iterator[str]:
             continue
         for name, metric in metrics.items():
             function = registered("metric").find(metric["type"])
-            parameter = inspect.signature(function).parameters.get("img2") if function else None
-            if parameter is not None and parameter.default is parameter.empty:
+            if function and requires(function, "img2"):
                 yield (
                     f"val.metrics.{name}={metric['type']} compares with the ground truth, which datasets.{phase} of "
                     "type SingleImageDataset does not have: take the metric out, or use PairedImageDataset"

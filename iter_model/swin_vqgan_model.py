@@ -167,11 +167,7 @@ class SwinVQGANModel(ValidationMixin, AdversarialMixin):
 
     def save(self, epoch: int, current_iter: int | str) -> None:
         """Networks and state of an iteration; -1: the outcome; 'best': net_g."""
-        networks, keys = [self.net_g], ["params"]
-        if self.train.ema_decay:
-            networks, keys = [self.net_g, self.net_g_ema], ["params", "params_ema"]
-        gt_usm = self.options.training_set.gt_usm
-        self.save_network(networks, "net_g", current_iter, param_key=keys, gt_usm=gt_usm)
+        self.save_net_g(current_iter, gt_usm=self.options.training_set.gt_usm)
         if self.net_d is not None:
             self.save_network(self.net_d, "net_d", current_iter)
         self.save_training_state(epoch, current_iter)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from iter_arch.iter_arch import ITER
+from iter_arch.quantizer import all_codes
 from iter_arch.sampling import draw_tokens
 
 TRAINED = ("lq_encoder", "refiner", "evaluator")
@@ -58,8 +59,7 @@ def init_from_codebook(net: ITER) -> None:
 
     Embeddings and heads of E_l, phi_r and phi_e become the standardized codes, each in random directions of its own.
     """
-    every = torch.arange(net.vqgan.num_codes)
-    codes = net.vqgan.quantizer.codes(every[None, None])[0, :, 0].t()
+    codes = all_codes(net.vqgan.quantizer, net.lq_encoder.head.weight.device)
     codes = (codes - codes.mean(0)) / codes.std()
 
     def in_random_directions(dim: int) -> Tensor:

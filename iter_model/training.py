@@ -183,6 +183,13 @@ class TrainingMixin(BaseModel):
         """Save networks as one file, whole or not at all. record: what else the file says, under further keys."""
         checkpoints.save_network(self, net, net_label, current_iter, param_key, **record)
 
+    def save_net_g(self, current_iter: int | str, **record: Any) -> None:
+        """Save the trained network as `params` and its average, where there is one, as `params_ema` of one file."""
+        networks = {"params": self.net_g}
+        if self.train.ema_decay:
+            networks["params_ema"] = self.net_g_ema
+        self.save_network([*networks.values()], "net_g", current_iter, param_key=[*networks], **record)
+
     def save_training_state(self, epoch: int, current_iter: int | str) -> None:
         """Save what this training needs besides its networks to continue exactly."""
         checkpoints.save_training_state(self, epoch, current_iter)

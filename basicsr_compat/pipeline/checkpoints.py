@@ -20,7 +20,7 @@ from basicsr.utils.dist_util import get_dist_info, master_only
 from basicsr.utils.misc import check_resume
 from torch import nn
 
-from basicsr_compat.files import NotSaved, atomic_save, checksum, read_checkpoint, state_difference
+from basicsr_compat.files import NotSaved, atomic_save, checksum, read_checkpoint, require_fit
 from basicsr_compat.pipeline.options import warn
 from basicsr_compat.pipeline.randomness import random_state, set_random_state
 from basicsr_compat.pipeline.schedules import resume_optimizers
@@ -349,11 +349,8 @@ def load_network(
         state = state[param_key]
     get_root_logger().info(f"Loading {net.__class__.__name__} model from {load_path}, with param key: [{param_key}].")
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    differences = state_difference(net.state_dict(), state)
-    if strict and differences:
-        raise ValueError(
-            f"checkpoint {load_path!r} is of another architecture than {net.__class__.__name__}: "
-            f"{'; '.join(differences)}"
-        )
+    if strict:
+        misfit = f"checkpoint {load_path!r} is of another architecture than {net.__class__.__name__}"
+        require_fit(net.state_dict(), state, misfit)
     model._print_different_keys_loading(net, state, strict)
     net.load_state_dict(state, strict=strict)

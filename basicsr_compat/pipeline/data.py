@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import math
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from basicsr.data.prefetch_dataloader import CUDAPrefetcher
 from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader, Dataset
 
+from basicsr_compat.files import missing_of
 from basicsr_compat.images import UnreadableImage, printable
 from basicsr_compat.pipeline.check import naming
 from basicsr_compat.pipeline.randomness import ResumableSampler, SeededItems
@@ -45,13 +45,9 @@ def build_set(phase: str, section: dict[str, Any]) -> Dataset:
 
 
 def _refuse_missing(where: str, dataset: Dataset) -> None:
-    """BasicSR meets a file that its list names and that is not there when its turn comes, hours into a run.
-
-    One look into each folder: on a network drive a million questions for single files take minutes.
-    """
+    """BasicSR meets a file that its list names and that is not there when its turn comes, hours into a run."""
     paths = [path for entry in getattr(dataset, "paths", ()) for path in _files_of(entry)]
-    there = {folder: _listed(folder) for folder in {os.path.dirname(path) for path in paths}}
-    missing = [path for path in paths if os.path.basename(path) not in there[os.path.dirname(path)]]
+    missing = missing_of(paths)
     if missing:
         raise OptionProblems(
             f"{where} names {len(missing)} of {len(paths)} files that are not there, the first is {missing[0]!r}; "
@@ -62,13 +58,6 @@ def _refuse_missing(where: str, dataset: Dataset) -> None:
 def _files_of(entry: Any) -> list[str]:
     paths = entry.values() if isinstance(entry, dict) else [entry]
     return [path for path in paths if isinstance(path, str)]
-
-
-def _listed(folder: str) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:
-        return set()
 
 
 # ------------------------------------------------------------------------------------------- training

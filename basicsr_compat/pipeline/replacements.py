@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from basicsr_compat.images import UnreadableImage, decode_image, printable
 from basicsr_compat.patching import Repair
 from basicsr_compat.pipeline import checkpoints
 from basicsr_compat.pipeline.pairs import naming_partners
-from basicsr_compat.schema import OptionProblems, nearest
+from basicsr_compat.schema import OptionProblems, nearest, requires
 
 
 class NamedBytes(bytes):
@@ -77,8 +76,7 @@ def needing_ground_truth(calculate: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(calculate)
     def calculate_metric(data, opt):
-        parameter = inspect.signature(METRIC_REGISTRY.get(opt["type"])).parameters.get("img2")
-        if "img2" not in data and parameter is not None and parameter.default is inspect.Parameter.empty:
+        if "img2" not in data and requires(METRIC_REGISTRY.get(opt["type"]), "img2"):
             raise OptionProblems(
                 f"metric {opt['type']} compares with the ground truth, which this dataset does not have; set its "
                 "dataroot_gt, or take the metric out of val.metrics"

@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections import defaultdict
 from typing import NamedTuple
 from urllib.parse import unquote
 
 import lmdb
 
+from basicsr_compat.files import missing_of
 from iter_data.images import HOW_TO_GET_DATA, list_images
 
 # The size, which BasicSR writes behind the name, ends the line but for a class; `IMG (1,2).png` is a name.
@@ -81,17 +81,7 @@ def _read_meta_info(path: str, section: str) -> list[tuple[str, tuple[int, int] 
 
 
 def _refuse_missing(paths: list[str], root: str, meta: str, section: str) -> None:
-    """One look into each folder: on a network drive a million questions for single files take minutes."""
-    by_folder = defaultdict(list)
-    for path in paths:
-        by_folder[os.path.dirname(path)].append(path)
-    missing = []
-    for folder, files in by_folder.items():
-        try:
-            there = set(os.listdir(folder))
-        except (OSError, ValueError):  # ValueError: a name with a NUL
-            there = set()
-        missing += [path for path in files if os.path.basename(path) not in there]
+    missing = missing_of(paths)
     if missing:
         raise FileNotFoundError(
             f"{section}.meta_info={meta!r} names {len(missing)} of {len(paths)} images that are not there, the first "

@@ -179,9 +179,7 @@ def whole_checkpoint(state: dict[str, Tensor]) -> Checkpoint:
     config = infer_config(state)
     with torch.device("meta"):
         expected = ITER(**config).state_dict()
-    differences = files.state_difference(expected, state)
-    if differences:
-        raise ValueError("; ".join(differences))
+    files.require_fit(expected, state)
     return Checkpoint(state, config)
 
 
@@ -217,7 +215,7 @@ def _construct(config: Any, state: Mapping[str, Tensor], source: str | Path) -> 
             expected = ITER(**config).state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # the last two of numbers beyond all memory
         raise ValueError(f"{source} is not an ITER of this version: {format_error(error)}") from None
-    _require_fit("ITER", expected, state, source)
+    files.require_fit(expected, state, f"{source} does not fit ITER")
     return ITER(**config)
 
 
@@ -234,7 +232,7 @@ def sampling_of(checkpoint: Checkpoint, source: str | Path) -> SamplingConfig | 
 
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Load all of ``state`` into all of ``net``, or raise a ValueError naming the first differing keys and shapes."""
-    _require_fit(type(net).__name__, net.state_dict(), state, source)
+    files.require_fit(net.state_dict(), state, f"{source} does not fit {type(net).__name__}")
     net.load_state_dict(state)
 
 
@@ -250,12 +248,6 @@ def add_vqgan(state: Mapping[str, Tensor], checkpoint: str | Path | Mapping[str,
     if not vqgan:
         raise ValueError(f"{name} holds no Swin-VQGAN")
     return {key: value for key, value in state.items() if not key.startswith("vqgan.")} | vqgan
-
-
-def _require_fit(network: str, expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object) -> None:
-    differences = files.state_difference(expected, state)
-    if differences:
-        raise ValueError(f"{source} does not fit {network}: {'; '.join(differences)}")
 
 
 def _open(checkpoint: str | Path | Mapping[str, Any]) -> tuple[Path | None, dict[str, Tensor]]:

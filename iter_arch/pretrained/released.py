@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from basicsr_compat.files import state_difference
+from basicsr_compat.files import require_fit
 from iter_arch.lq_encoder_arch import LQEncoder
 from iter_arch.pretrained.infer import infer_network, infer_num_codes, infer_stages, infer_vqgan
 from iter_arch.swin import relative_position_index, shift_mask
@@ -93,7 +93,7 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     except ValueError as error:
         key, _, rest = str(error).partition(" ")
         raise ValueError(f"{_renamer(names, backwards=True)(key)} {rest}") from None
-    _require_fit(expected, theirs)
+    require_fit(expected, theirs)
     return {key.removeprefix("vqgan."): value for key, value in ours.items()} if alone else ours
 
 
@@ -112,7 +112,7 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     alone = any(key.startswith(("encoder.", "decoder.", "quantizer.")) for key in state)
     ours = {f"vqgan.{key}": value for key, value in state.items()} if alone else dict(state)
-    _require_fit(_parts(ours), ours)
+    require_fit(_parts(ours), ours)
     names = _names(
         _matches(r"vqgan\.(encoder|decoder)\.(\d+)\.groups\.", ours),
         stages=len(_matches(r"lq_encoder\.stem\.(\d+)\.", ours)) // (1 + RES_BLOCKS),
@@ -129,12 +129,6 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key in [key for key in theirs if key.startswith("vqgan.decoder.")]:
         theirs[key.replace("decoder.", "generator.", 1)] = theirs[key]
     return {key.removeprefix("vqgan."): value for key, value in theirs.items()} if alone else theirs
-
-
-def _require_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    differences = state_difference(expected, found)
-    if differences:
-        raise ValueError("; ".join(differences))
 
 
 def _matches(pattern: str, keys: Iterable[str]) -> set[tuple[str, ...]]:

@@ -3,7 +3,7 @@
 A new command is a module with two functions and a row in `COMMANDS`:
 
     def add_arguments(parser: argparse.ArgumentParser) -> None    # its options; sets the parser's epilog
-    def run(args: argparse.Namespace, argv: list[str]) -> int     # does it, and returns the exit code
+    def run(args: argparse.Namespace) -> int                      # does it, and returns the exit code
 
 A module imports PyTorch, BasicSR and whatever is slow in `run` alone, so that help and usage errors come at once.
 """
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         parser.error(str(error))
     try:
-        return importlib.import_module(COMMANDS[args.command][0]).run(args, argv[1:])
+        return importlib.import_module(COMMANDS[args.command][0]).run(args)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "basicsr":
             raise

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, argv: list[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Convert ``args.input`` to ``args.output``; returns the exit code, 0 or 2."""
     try:
         print(convert(args.input, args.output, args.vqgan))

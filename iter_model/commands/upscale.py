@@ -181,7 +181,7 @@ def _flag(name: str, value: bool | float | str) -> str:
     return (f"--{name}" if value else f"--no-{name}") if isinstance(value, bool) else f"--{name} {value}"
 
 
-def run(args: argparse.Namespace, argv: list[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Restore ``args.input`` into ``args.output``; all options are those of `add_arguments`.
 
     Returns:

@@ -151,7 +151,7 @@ def test_memory_is_that_of_a_strip(noise, monkeypatch):
     ("arguments", "message"),
     [
         ({"method": "wavelets"}, "color_correction='wavelets' must be one of none, adain, wavelet"),
-        ({"levels": 0}, "color_levels=0 must be from 1 to 8"),
+        ({"levels": 0}, "color_levels=0 must be a whole number from 1 to 8"),
         ({"levels": 9}, "color_levels=9"),
     ],
 )
