@@ -329,7 +329,7 @@ def test_an_unknown_option_of_our_models_is_refused(photos, refused):
 
 def test_upscale_refuses_a_missing_and_an_empty_folder(photos, refused):
     assert "-i nowhere does not exist; give an image or a folder" in refused("upscale", "-i", "nowhere", "-o", "x")
-    assert "-i nothing holds no files; expected images in it" in refused("upscale", "-i", "nothing", "-o", "x")
+    assert "-i nothing holds no photos; expected images in it" in refused("upscale", "-i", "nothing", "-o", "x")
 
 
 # Checkpoints: of another architecture, truncated, or with code, at every entrance
@@ -438,9 +438,8 @@ def test_images_of_any_name_are_restored_into_the_folder(folder, tmp_path, capfd
     code = commands.main(["upscale", "-i", "in", "-o", "out", "--model", weights, "--steps", "1"])
     out, err = capfd.readouterr()
     assert code == 1 and "restored 6 of 7 images in out (1 failed)" in out
-    assert (
-        err.startswith("not restored: in/\\udcfe\\n\\x1b[2J.txt: not an image of a known kind") and err.count("\n") == 1
-    )
+    start = "not restored: in/\\udcfe\\n\\x1b[2J.txt: it is not an image of a known kind"
+    assert err.startswith(start) and err.count("\n") == 1
     expected = {name for name in names if not name.startswith(b".")}
     assert {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()} == expected
     assert secret.read_bytes() == b"old"
