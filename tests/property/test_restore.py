@@ -228,6 +228,16 @@ def test_tiles_give_no_seams():
     assert steps(None)[meeting].max() < 0.03 < 0.06 < steps(0)[64 * 8 - 1]
 
 
+def test_how_much_tiles_change_is_bounded():
+    """docs/decisions.md: networks see one tile at a time, so that the tile is a part of what a result depends on."""
+    net = iter_arch.load_pretrained("iter_tiny_x4")
+    lq = torch.from_numpy(cv2.imread(str(PHOTO.parents[1] / "lq/chelsea.png"))[..., ::-1].copy())
+    lq = lq.permute(2, 0, 1)[None].float() / 255
+    whole, tiled = net.restore(lq), net.restore(lq, tile=64)
+    assert (tiled.tokens == whole.tokens).float().mean() > 0.75
+    assert -10 * (tiled.image - whole.image).square().mean().log10() > 26
+
+
 @pytest.mark.parametrize("selection", ["evaluator", "confidence"])
 def test_what_goes_through_together_changes_nothing(net, selection):
     lq, options = photo(2, 3, 70, 100), {"config": SamplingConfig(selection=selection, alpha=0.9), "tile": 32}

@@ -94,7 +94,7 @@ def test_a_masked_position_contributes_only_the_mask_embedding():
     assert not torch.equal(net(S_t, everything, S_l, everything), net(changed, everything, S_l, everything))
 
 
-def test_S_l_is_seen_where_it_was_judged_bad():
+def test_S_l_is_seen_where_it_is_bad():
     net = small_iter().refiner
     S, m = tokens(1, 8, 8), mask(1, 8, 8)
     nothing = torch.zeros_like(m)
@@ -144,7 +144,7 @@ def test_shift_mask_separates_what_the_roll_brings_together():
     rows = torch.arange(8).roll(-2)
     position = torch.stack(torch.meshgrid(rows, rows, indexing="ij"), -1)[None].float()
     windows = partition(position, 4)
-    # Neighbours in the image are at most 3 apart within a window of 4.
+    # Neighbors in the image are at most 3 apart within a window of 4.
     apart = (windows[:, :, None] - windows[:, None]).abs().amax(-1) > 3
     assert torch.equal(found == -100, apart) and set(found.unique().tolist()) == {-100.0, 0.0}
 
@@ -198,7 +198,7 @@ def test_group_norm_keeps_at_least_four_channels_a_group():
     assert [group_norm(c).num_groups for c in (512, 128, 64, 32, 8)] == [32, 32, 16, 8, 2]
 
 
-# ---------------------------------------------------------------------------------------------------- quantiser
+# ---------------------------------------------------------------------------------------------------- quantizer
 
 
 def quantizer():
@@ -261,7 +261,7 @@ def test_vqgan_image_is_clamped_in_eval_mode_only():
         assert net.train()(photo(1, 3, 64, 64)).image.max() > 1
 
 
-def test_vqgan_without_quantisation_decodes_the_latent():
+def test_vqgan_without_quantization_decodes_the_latent():
     net = small_iter().vqgan
     image = photo(1, 3, 64, 64)
     with torch.no_grad():
