@@ -95,7 +95,7 @@ def save_network(
         progress.networks[name] = checksum(path)
     except OSError as error:
         progress.networks[name] = None
-        get_root_logger().error(f"{error}. The training goes on; the checkpoints before this one are as they were.")
+        get_root_logger().error(f"{error}. Training continues; the checkpoints before this one are as they were.")
 
 
 def save_training_state(model: BaseModel, epoch: int, current_iter: int | str) -> None:
@@ -139,7 +139,7 @@ def save_training_state(model: BaseModel, epoch: int, current_iter: int | str) -
     try:
         _save(state, os.path.join(model.opt["path"]["training_states"], f"{current_iter}.state"))
     except OSError as error:
-        return get_root_logger().error(f"{error}. The training goes on; the states before this one are as they were.")
+        return get_root_logger().error(f"{error}. Training continues; the states before this one are as they were.")
     progress.saved = current_iter
     prune(model.opt, current_iter)
 
@@ -315,7 +315,7 @@ def resume_training(model: BaseModel, resume_state: dict[str, Any]) -> None:
     else:
         get_root_logger().warning(
             f"The state is of {len(resume_state['ranks'])} processes, this training of {model.opt['world_size']}: "
-            "it goes on from the same place, with other random draws"
+            "it continues from the same place, with other random draws"
         )
 
 

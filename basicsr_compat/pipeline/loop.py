@@ -219,7 +219,7 @@ def _stop(training: Training) -> int:
     if opt["rank"] == 0 and training.progress.saved != now:
         logger.error(f"{name}: stopped after iteration {now}, which could not be saved")
         return 1
-    logger.info(f"{name}: stopped after iteration {now}, which is saved; --auto_resume goes on from there")
+    logger.info(f"{name}: stopped after iteration {now}, which is saved; --auto_resume continues from there")
     return training.run.stops.exit_code()
 
 

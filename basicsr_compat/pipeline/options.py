@@ -144,7 +144,7 @@ def add_option_file(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add BasicSR's command line arguments for a training or a test to `parser`."""
     add_option_file(parser)
-    parser.add_argument("--auto_resume", action="store_true", help="go on from the newest saved state of this run")
+    parser.add_argument("--auto_resume", action="store_true", help="continue from the newest saved state of this run")
     parser.add_argument("--debug", action="store_true", help="name the run debug_...: log, validate and save often")
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm"], default="none", help="pytorch: started by torchrun"

@@ -46,7 +46,7 @@ def resume_optimizers(model: BaseModel, state: dict[str, Any]) -> None:
         BaseModel.update_learning_rate(model, current_iter, warmup_iter)
     now = [group["lr"] for optimizer in model.optimizers for group in optimizer.param_groups]
     get_root_logger().info(
-        "The schedule of the options is another than the state's: the learning rates go on at "
+        "The schedule of the options is another than the state's: the learning rates continue at "
         + ", ".join(f"{new:.4g} instead of {old:.4g}" for new, (_, old) in zip(now, rates, strict=True))
     )
 

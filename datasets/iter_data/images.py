@@ -84,7 +84,7 @@ def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda err
             if pause is None:
                 raise OSError(
                     f"{os.path.dirname(path)} has not answered for {sum(PAUSES):g} s ({reason}): bring the folder back "
-                    "and go on with --auto_resume"
+                    "and continue with --auto_resume"
                 ) from error
             on_wait(error)
             time.sleep(pause)

@@ -11,7 +11,7 @@ TRACEBACK_VARIABLE = "ITER_TRACEBACK"
 _EPILOGS = {
     "train": """\
 Checkpoints, states, logs and validation images go to experiments/NAME/ in the current folder, TensorBoard's files to
-tb_logger/NAME/. An older run of the same name is renamed, not overwritten, unless --auto_resume goes on with it.
+tb_logger/NAME/. An older run of the same name is renamed, not overwritten, unless --auto_resume continues it.
 
 examples:
   basicsr train -opt options/train_swin_vqgan.yml
