@@ -28,14 +28,14 @@ from iter_model.options import DecoderTrainOptions
 
 
 class TrainedDecoder(nn.Module):
-    """D_H alone: codes (b, d, h, w) -> image (b, 3, 8h, 8w) float32, nominally in [0, 1], not clamped."""
+    """D_H alone: codes (b, d, h, w) -> image (b, 3, H, W) float32, nominally in [0, 1], not clamped."""
 
     def __init__(self, net: ITER) -> None:
         super().__init__()
         self.decoder = net.vqgan.decoder
 
     def forward(self, codes: Tensor) -> Tensor:
-        """codes (b, d, h, w) -> image (b, 3, 8h, 8w) float32, not clamped."""
+        """codes (b, d, h, w) -> image (b, 3, H, W) float32, not clamped."""
         return (self.decoder(codes).float() + 1) / 2
 
 
