@@ -21,6 +21,7 @@ from iter_arch.iter_arch import ITER
 from iter_arch.pretrained.checkpoint import load_strictly, read_weights
 from iter_arch.quantizer import expected_codes
 from iter_arch.sampling import LogitTiles, make_generators, sample
+from iter_arch.swin_vqgan_arch import SwinVQGAN
 from iter_model.adversarial import AdversarialMixin
 from iter_model.iter_model import ITERModel
 from iter_model.option_rules import gan_problems
@@ -69,6 +70,13 @@ class DecoderModel(AdversarialMixin, ITERModel):
         yield from super().option_problems(opt, is_train, networks)
         if is_train:
             yield from gan_problems(opt)
+
+    @staticmethod
+    def tokenizer_problems(opt: Mapping[str, Any], tokenizer: nn.Module) -> Iterator[str]:
+        """See `ITERModel`."""
+        if not isinstance(tokenizer, SwinVQGAN):
+            kind = type(tokenizer).__name__
+            yield f"network_g.vqgan.type={kind} must be SwinVQGAN, whose decoder DecoderModel trains"
 
     @staticmethod
     def missing_weights(path: Mapping[str, Any]) -> Iterator[str]:

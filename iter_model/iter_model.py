@@ -66,8 +66,16 @@ class ITERModel(ValidationMixin, TrainingMixin):
         if is_train:
             if isinstance(net, ITER):
                 yield from crop_problems(opt, net.multiple * net.scale)
+                yield from cls.tokenizer_problems(opt, net.vqgan)
             yield from pool_problems(opt)
             yield from cls.missing_weights(opt["path"])
+
+    @staticmethod
+    def tokenizer_problems(opt: Mapping[str, Any], tokenizer: nn.Module) -> Iterator[str]:
+        """Say what the training needs of a tokenizer beyond `iter_arch.tokenizer.Tokenizer`, and does not find."""
+        if opt["train"].get("codebook_init") and not hasattr(tokenizer, "quantizer"):
+            kind = type(tokenizer).__name__
+            yield f"train.codebook_init=True needs codes, and a {kind} has no quantizer; leave it out"
 
     @staticmethod
     def missing_weights(path: Mapping[str, Any]) -> Iterator[str]:

@@ -56,7 +56,6 @@ SAMPLING = {
 RELEASED_SAMPLING = {"alpha": 0.7, "schedule": "linear", "reevaluate": False, "redraw_kept": True}
 COLOR_METHODS = ("none", "adain", "wavelet")
 DEFAULT_LEVELS = 4
-EXTENSIONS = ("png", "jpg", "webp", "avif")
 PRECISIONS = ("auto", "bf16", "float32")
 DEFAULT_TILE = 512
 DEFAULT_BATCH = 16
@@ -105,9 +104,9 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ext",
-        choices=EXTENSIONS,
         default="png",
-        help="kind of the results; jpg, webp and avif hold 8 bits a channel, and jpg no transparency "
+        metavar="KIND",
+        help="kind of the results: png, jpg, webp or avif; all but png hold 8 bits a channel, and jpg no transparency "
         "(default: %(default)s)",
     )
     parser.add_argument("--quality", type=int, metavar="Q", help="of jpg, webp and avif, 1 to 100 (default: 95)")
@@ -212,7 +211,10 @@ def _prepare(args: argparse.Namespace) -> tuple[Restorer, list[Job]]:
     from iter_arch.precision import choose_dtype
     from iter_model.photo.folders import plan
     from iter_model.photo.restorer import Restorer, choose_batch, choose_device, choose_tile
+    from iter_model.photo.writer import WRITERS
 
+    if args.ext not in WRITERS:
+        raise ValueError(f"--ext={args.ext} must be one of {', '.join(WRITERS)}")
     sampling_config(args, SamplingConfig())  # a problem shows before the model is loaded or downloaded
     check_levels(args.color_levels, "--color-levels")
     if args.quality is not None and not (args.ext != "png" and 1 <= args.quality <= 100):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from basicsr_compat.images import Photo
 from iter_arch import ITER, SamplingConfig
@@ -110,7 +110,8 @@ def choose_batch(batch: int | None, net: ITER, tile: int | None, device: torch.d
     if batch is None:
         side = net.scale * tile if tile else DEFAULT_TILE
         # Measured on the decoder: six maps of the image's size with the channels of its last level.
-        tile_bytes = 6 * 4 * net.vqgan.decoder[-1].in_channels * side**2
+        channels = [layer.in_channels for layer in net.vqgan.modules() if isinstance(layer, nn.Conv2d)]
+        tile_bytes = 6 * 4 * (channels[-1] if channels else 3) * side**2
         batch = min(DEFAULT_BATCH, max(1, torch.cuda.mem_get_info(device)[0] // 2 // tile_bytes))
     return batch
 

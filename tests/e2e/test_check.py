@@ -93,7 +93,7 @@ def test_without_its_data_the_rest_is_checked(folder):
 
 
 def test_every_mistake_is_listed_and_no_code_is_run(folder):
-    words = ["train:ema_decay=2", "train:optim_g:type=Adan", "network_g:heads=3", "train:pixel_opt:type=L1Los"]
+    words = ["train:ema_decay=2", "train:optim_g:type=Adan", "network_g:swin:heads=3", "train:pixel_opt:type=L1Los"]
     code, output = check(folder, "-opt", "train_swin_vqgan_tiny.yml", "--force_yml", *words)
     assert code == 2, output
     for start in ("train.ema_decay=2 must", "train.optim_g.type='Adan' is not", "network_g of type SwinVQGAN cannot"):

@@ -170,3 +170,37 @@ def test_an_output_format(example, tmp_path):
     rgb[0, 1] = (1, 0.2, 0)
     write_photo(tmp_path / "a.ppm", Photo(rgb), kind="ppm")
     assert cv2.imread(str(tmp_path / "a.ppm"))[0, 1].tolist() == [0, 51, 255]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "train", "message"),
+    [
+        (
+            "ITERModel",
+            {"codebook_init": True},
+            "train.codebook_init=True needs codes, and a MeanColor has no quantizer",
+        ),
+        ("DecoderModel", {}, "network_g.vqgan.type=MeanColor must be SwinVQGAN"),
+    ],
+)
+def test_what_a_training_needs_of_a_tokenizer_is_checked(example, model_type, train, message):
+    from basicsr.archs import build_network
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    example("A tokenizer")
+    net = build_network(options("A tokenizer")["network_g"])
+    model = MODEL_REGISTRY.get(model_type)
+    assert list(model.tokenizer_problems({"train": train}, net.vqgan))[0].startswith(message)
+    assert not list(model.tokenizer_problems({"train": train}, small_iter().vqgan))
+
+
+def test_upscale_knows_a_new_output_format(example, tmp_path):
+    from photos import save
+
+    from iter_model import commands
+
+    save(tmp_path / "in.png", np.zeros((8, 8, 3), np.uint8))
+    words = ["upscale", "-i", str(tmp_path / "in.png"), "-o", str(tmp_path / "out"), "--ext", "ppm", "--steps", "1"]
+    assert commands.main(words) == 2
+    example("An output format")
+    assert commands.main(words) == 0 and (tmp_path / "out/in.ppm").read_bytes().startswith(b"P6 32 32 255\n")
