@@ -1,14 +1,11 @@
 """Bad input, row by row: what a command prints, its exit code, and what is on disk afterwards.
 
 Commands that run are processes of their own, shared by tests; those that must refuse to start run in this process.
-Two rows are elsewhere: out of GPU memory in test_upscale.py, a folder that vanishes in unit/test_dataset.py.
+Three rows are elsewhere: checkpoints in test_bad_checkpoints.py, out of GPU memory in unit/test_upscale_memory.py,
+a folder that vanishes in unit/test_unreadable_files.py.
 """
 
-import copy
-import logging
 import os
-import pickle
-import sys
 from collections import Counter
 
 import cv2
@@ -16,45 +13,25 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from bad_input import EDSR, TRAINING, options_of_test, train_with
 from basicsr.archs.edsr_arch import EDSR as EDSRNetwork
 from basicsr.data import build_dataset
-from basicsr.utils import logger
 from commands import BASICSR, call, torchrun
 from photos import encoded, rotated, smooth, unusable
-from pickles import Code
 from PIL import Image
-from small_networks import config, small_iter
 
-import iter_arch
 from basicsr_compat.images import Photo, read_photo
 from basicsr_compat.pipeline.data import ReadableItems
 from iter_model import commands
 from iter_model.photo.writer import write_photo
-from iter_model.pyiqa_metric import create_metric
-
-SAMPLING = {"steps": 2}
-EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
-
-
-def content(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
 
 # A file that is not an image, a truncated one; kinds and sizes of images: upscale
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A working folder with a small ITER."""
-    folder = tmp_path_factory.mktemp("bad")
-    iter_arch.save_pretrained(small_iter(), folder / "small.safetensors")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def upscaled(folder):
+def upscaled(small_iter_folder):
     """The folder after `upscale` of every kind of file, the exit code and the output."""
-    photos = folder / "photos"
+    photos = small_iter_folder / "photos"
     photos.mkdir()
     image = smooth(24, 32)
     floats = image.astype(np.float32) / 255
@@ -70,7 +47,7 @@ def upscaled(folder):
     for name, data in unusable(smooth(200, 200)).items():
         (photos / f"bad-{name.replace('.', '-')}").write_bytes(data)
     words = ["-i", "photos", "-o", "out", "--model", "small.safetensors", "--steps", "2"]
-    return folder, *call(folder, BASICSR, "upscale", *words)
+    return small_iter_folder, *call(small_iter_folder, BASICSR, "upscale", *words)
 
 
 def test_upscale_names_skips_and_counts_what_is_no_image(upscaled):
@@ -119,34 +96,21 @@ def test_upscale_restores_every_kind_as_what_it_is(upscaled):
 KINDS = ("plain", "gray", "deep", "cmyk", "turned", "1x1", "1x300")
 
 
-def options_of_test(lq, gt, **changes):
-    return {
-        "name": "bad",
-        "model_type": "ITERModel",
-        "scale": 4,
-        "num_gpu": 0,
-        "datasets": {"test": {"name": "set", "type": "PairedImageDataset", "dataroot_gt": gt, "dataroot_lq": lq}},
-        "network_g": {"type": "ITER", **config()},
-        "path": {"pretrain_network_g": "small.safetensors"},
-        "val": {"sampling": SAMPLING, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
-    } | changes
-
-
 @pytest.fixture(scope="module")
-def pairs(folder):
+def pairs(small_iter_folder):
     """LQ and GT of every kind, and pairs of which one half cannot be used."""
     for name in ("lq", "gt"):
-        (folder / name).mkdir()
+        (small_iter_folder / name).mkdir()
 
     def pair(name, lq, gt):
-        (folder / "lq" / name).write_bytes(lq)
-        (folder / "gt" / name).write_bytes(gt)
+        (small_iter_folder / "lq" / name).write_bytes(lq)
+        (small_iter_folder / "gt" / name).write_bytes(gt)
 
     lq, gt = smooth(16, 24), encoded(smooth(64, 96))
     pair("plain.png", encoded(lq), gt)
     pair("gray.png", encoded(lq[..., 0]), encoded(smooth(64, 96)[..., 0]))
-    write_photo(folder / "deep.png", Photo(lq.astype(np.float32) / 255, bit_depth=16))
-    pair("deep.png", (folder / "deep.png").read_bytes(), gt)
+    write_photo(small_iter_folder / "deep.png", Photo(lq.astype(np.float32) / 255, bit_depth=16))
+    pair("deep.png", (small_iter_folder / "deep.png").read_bytes(), gt)
     pair("cmyk.jpg", encoded(Image.fromarray(lq).convert("CMYK"), "JPEG"), encoded(smooth(64, 96), "JPEG"))
     pair("turned.jpg", rotated(lq), rotated(smooth(64, 96)))
     pair("1x1.png", encoded(smooth(1, 1)), encoded(smooth(4, 4)))
@@ -155,7 +119,7 @@ def pairs(folder):
         pair(f"bad-lq-{name}", data, gt)
     pair("bad-gt.png", encoded(lq), gt[: len(gt) // 2])
     pair("bad-size.png", encoded(lq), encoded(smooth(64, 92)))
-    return folder
+    return small_iter_folder
 
 
 def check_test(folder, code, output, name):
@@ -198,50 +162,8 @@ def test_test_of_basicsrs_own_model_leaves_out_the_same(pairs):
 # The same in a training: replaced; on two ranks, either of which may meet them
 
 
-TRAINING = {
-    "name": "run",
-    "model_type": "SRModel",
-    "scale": 4,
-    "num_gpu": 0,
-    "manual_seed": 0,
-    "datasets": {
-        "train": {
-            "type": "SecondOrderDegradationDataset",
-            "dataroot_gt": "train",
-            "gt_size": 48,
-            "degrade_in_worker": True,
-            "batch_size_per_gpu": 1,
-            "num_worker_per_gpu": 0,
-        }
-    },
-    "network_g": EDSR,
-    "path": {"pretrain_network_g": None},
-    "train": {
-        "total_iter": 4,
-        "optim_g": {"type": "Adam", "lr": 1e-3},
-        "scheduler": {"type": "MultiStepLR", "milestones": [9]},
-        "pixel_opt": {"type": "L1Loss"},
-    },
-    "logger": {"print_freq": 1, "save_checkpoint_freq": 100},
-}
-
-
-@pytest.fixture(scope="module")
-def photos(folder):
-    """Folders of photos: good and bad, of one small photo, and of nothing."""
-    for name in ("train", "photo", "nothing"):
-        (folder / name).mkdir()
-    for index in range(4):
-        (folder / f"train/{index}.png").write_bytes(encoded(smooth(64, 64, seed=index)))
-    bad = unusable(smooth(64, 64))
-    for name in ("letter.jpg", "cut.png", "cut.jpeg", "empty.png"):
-        (folder / "train" / name).write_bytes(bad[name])
-    (folder / "photo/a.png").write_bytes(encoded(smooth(40, 64)))
-    return folder
-
-
-def test_training_names_an_unreadable_photo_once_replaces_it_and_counts(photos):
-    folder = photos
+def test_training_names_an_unreadable_photo_once_replaces_it_and_counts(training_photos):
+    folder = training_photos
     (folder / "train.yml").write_text(yaml.safe_dump(TRAINING))
     # two epochs of four iterations on each rank
     words = ["-opt", "train.yml", "--launcher", "pytorch", "--force_yml", "train:total_iter=8"]
@@ -260,50 +182,6 @@ def test_training_names_an_unreadable_photo_once_replaces_it_and_counts(photos):
 # Refused before anything is made
 
 
-@pytest.fixture
-def run(folder, monkeypatch, capfd):
-    """run(*words) -> exit code and stderr of a command in this process."""
-
-    def call_main(*words):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", [])
-        # BasicSR makes its logger once a process, for the stderr of then
-        monkeypatch.setattr(logger, "initialized_logger", {})
-        monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])
-        capfd.readouterr()
-        code = commands.main([str(word) for word in words])
-        return code, capfd.readouterr().err
-
-    return call_main
-
-
-@pytest.fixture
-def refused(folder, run):
-    """refused(*words) -> the message of a command that must end with 2 and leave the folder as it was."""
-
-    def call_main(*words):
-        before = content(folder)
-        code, err = run(*words)
-        assert code == 2, err
-        assert content(folder) == before
-        assert "Traceback" not in err
-        return err
-
-    return call_main
-
-
-def train_with(folder, where, value):
-    """The words of a training with one option changed, or taken out where the value is `...`."""
-    opt = copy.deepcopy(TRAINING)
-    *path, key = where.split(".")
-    section = opt
-    for name in path:
-        section = section[name]
-    section[key] = value
-    (folder / "changed.yml").write_text(yaml.safe_dump(opt))
-    return ["train", "-opt", "changed.yml"]
-
-
 @pytest.mark.parametrize(
     ("where", "value", "messages"),
     [
@@ -314,116 +192,28 @@ def train_with(folder, where, value):
         ("datasets.train.dataroot_gt", "photo", ["photo/a.png has 40x64 pixels", "crop of 48", "pad_small_gt"]),
     ],
 )
-def test_options_and_data_that_cannot_do_are_refused(photos, refused, where, value, messages):
-    message = refused(*train_with(photos, where, value))
+def test_options_and_data_that_cannot_do_are_refused(training_photos, refused, where, value, messages):
+    message = refused(*train_with(training_photos, where, value))
     assert all(text in message for text in messages), message
 
 
-def test_an_unknown_option_of_our_models_is_refused(photos, refused):
+def test_an_unknown_option_of_our_models_is_refused(training_photos, refused):
     opt = options_of_test("photo", "photo")
     opt["val"]["sampling"] = {"alhpa": 0.5}
-    (photos / "changed.yml").write_text(yaml.safe_dump(opt))
+    (training_photos / "changed.yml").write_text(yaml.safe_dump(opt))
     message = refused("test", "-opt", "changed.yml")
     assert "val.sampling.alhpa" in message and "'alpha'" in message
 
 
-def test_upscale_refuses_a_missing_and_an_empty_folder(photos, refused):
+def test_upscale_refuses_a_missing_and_an_empty_folder(training_photos, refused):
     assert "-i nowhere does not exist; give an image or a folder" in refused("upscale", "-i", "nowhere", "-o", "x")
     assert "-i nothing holds no photos; expected images in it" in refused("upscale", "-i", "nothing", "-o", "x")
-
-
-# Checkpoints: of another architecture, truncated, or with code, at every entrance
-
-
-@pytest.fixture(scope="module")
-def checkpoints(photos):
-    """Files that are no checkpoint for the network at hand; loading `code` would create a file called proof."""
-    (photos / "weights").mkdir()
-    torch.save({"params": {"weight": Code(str(photos / "proof"))}}, photos / "weights/code.pth")
-    (photos / "weights/protocol4.pth").write_bytes(pickle.dumps({"params": Code(str(photos / "proof"))}, 4))
-    torch.save({"params": {"conv.weight": torch.zeros(3, 2)}}, photos / "weights/other.pth")
-    whole = (photos / "weights/other.pth").read_bytes()
-    (photos / "weights/cut.pth").write_bytes(whole[: len(whole) // 2])
-    (photos / "weights/cut.safetensors").write_bytes((photos / "small.safetensors").read_bytes()[:5000])
-    iter_arch.save_pretrained(small_iter(scale=2), photos / "weights/x2.safetensors")
-    return photos
-
-
-BROKEN = ["code.pth", "protocol4.pth", "cut.pth", "cut.safetensors"]
-ENTRANCES = ["upscale", "convert", "convert --vqgan", "resume_state", "SRModel"]
-ENTRANCES += ["pretrain_network_g", "pretrain_network_vqgan"]
-
-
-def entrance(folder, name, file):
-    """The words of a command that reads a checkpoint at this entrance."""
-    path = f"weights/{file}"
-    if name == "upscale":
-        return ["upscale", "-i", "photo", "-o", "x", "--model", path]
-    if name == "convert":
-        return ["convert", path, "x.safetensors"]
-    if name == "convert --vqgan":
-        return ["convert", "small.safetensors", "x.pth", "--vqgan", path]
-    if name == "resume_state":
-        return train_with(folder, "path.resume_state", path)
-    if name == "SRModel":
-        return train_with(folder, "path.pretrain_network_g", path)
-    opt = options_of_test("photo", "photo")
-    opt["path"] = {"pretrain_network_g": "small.safetensors"} | {name: path}
-    (folder / "changed.yml").write_text(yaml.safe_dump(opt))
-    return ["test", "-opt", "changed.yml"]
-
-
-@pytest.mark.parametrize("file", BROKEN)
-@pytest.mark.parametrize("name", ENTRANCES)
-def test_a_broken_checkpoint_is_named_and_never_executed(checkpoints, refused, name, file):
-    assert f"weights/{file}" in refused(*entrance(checkpoints, name, file))
-    assert not (checkpoints / "proof").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("SRModel", "other.pth"),
-        ("pretrain_network_g", "other.pth"),
-        ("pretrain_network_g", "x2.safetensors"),
-        ("pretrain_network_vqgan", "other.pth"),
-    ],
-)
-def test_a_checkpoint_of_another_architecture_is_named_with_what_differs(checkpoints, refused, name, file):
-    message = refused(*entrance(checkpoints, name, file))
-    assert f"weights/{file}" in message
-    assert " is missing" in message or " has shape " in message or "holds no" in message
-
-
-def test_code_in_a_metrics_weights_is_not_run(checkpoints):
-    with pytest.raises(ValueError, match="code.pth"):
-        create_metric("brisque", pretrained_model_path=str(checkpoints / "weights/code.pth"))
-    assert not (checkpoints / "proof").exists()
-
-
-def test_auto_resume_does_not_run_code(checkpoints, run):
-    states = checkpoints / "experiments/code/training_states"
-    states.mkdir(parents=True)
-    torch.save({"epoch": 0, "iter": Code(str(checkpoints / "proof"))}, states / "9.state")
-    # it may begin anew
-    assert run(*train_with(checkpoints, "name", "code"), "--auto_resume")[0] in (0, 2)
-    assert not (checkpoints / "proof").exists()
-
-
-@pytest.mark.parametrize("value", ["!!python/object/apply:os.mkdir [proof]", "__import__('os').mkdir('proof')"])
-def test_code_on_the_command_line_is_not_run(checkpoints, refused, value):
-    assert "num_gpu" in refused(*train_with(checkpoints, "name", "x"), "--force_yml", f"num_gpu={value}")
-
-
-def test_code_in_a_yml_is_not_run(checkpoints, refused):
-    (checkpoints / "code.yml").write_text("name: !!python/object/apply:os.mkdir [proof]\n")
-    assert "code.yml is not valid YAML" in refused("train", "-opt", "code.yml")
 
 
 # Names of files
 
 
-def test_images_of_any_name_are_restored_into_the_folder(folder, tmp_path, capfd, monkeypatch):
+def test_images_of_any_name_are_restored_into_the_folder(small_iter_folder, tmp_path, capfd, monkeypatch):
     names = [b"--model.png", b"a\nb.png", b"\xff.png", "фото.png".encode(), b"...x.png", b" .png", b"%s {0}.png"]
     (tmp_path / "in").mkdir()
     for name in names:
@@ -434,7 +224,7 @@ def test_images_of_any_name_are_restored_into_the_folder(folder, tmp_path, capfd
     (tmp_path / "out").mkdir()
     (tmp_path / "out/--model.png").symlink_to(secret)
     monkeypatch.chdir(tmp_path)
-    weights = str(folder / "small.safetensors")
+    weights = str(small_iter_folder / "small.safetensors")
     code = commands.main(["upscale", "-i", "in", "-o", "out", "--model", weights, "--steps", "1"])
     out, err = capfd.readouterr()
     assert code == 1 and "restored 6 of 7 images in out (1 failed)" in out
@@ -446,7 +236,7 @@ def test_images_of_any_name_are_restored_into_the_folder(folder, tmp_path, capfd
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out", "secret.png"}
 
 
-def test_a_test_set_with_a_name_of_broken_utf8(folder, tmp_path):
+def test_a_test_set_with_a_name_of_broken_utf8(small_iter_folder, tmp_path):
     for name in ("lq", "gt"):
         (tmp_path / name).mkdir()
     for name in (b"a.png", b"\xff\n.png"):

@@ -1,9 +1,7 @@
 """SecondOrderDegradationDataset: what it finds, what an item is, where its randomness comes from, what it refuses."""
 
-import logging
 import pickle
 import random
-import threading
 import time
 
 import basicsr_compat  # noqa: F401  isort: skip
@@ -12,85 +10,50 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
-from basicsr.utils import get_root_logger
+from second_order import dataset_of, names, options, write_image
 from torch.utils.data import DataLoader
 
-from iter_data import SecondOrderDegradationDataset, images, second_order_dataset
-from iter_data.images import UnreadableImage, read_bytes
+from iter_data import second_order_dataset
 from iter_data.names import names_below, seed_of
 from iter_data.prepare import main as prepare
 
 ITEM_KEYS = ("gt", "kernel1", "kernel2", "sinc_kernel")
 
 
-def write_image(path, height=64, width=80, seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
-    return image
-
-
-@pytest.fixture
-def photos(tmp_path):
-    for seed, name in enumerate(["set1/b.png", "set1/a.png", "set2/deep/c.png", "d.PNG"]):
-        write_image(tmp_path / "photos" / name, seed=seed)
-    (tmp_path / "photos" / "notes.txt").write_text("not an image")
-    (tmp_path / "photos" / ".hidden.png").write_text("not an image")
-    return tmp_path / "photos"
-
-
-def options(root, **changes):
-    opt = {"name": "train", "type": "SecondOrderDegradationDataset", "phase": "train", "scale": 4, "gt_size": 48,
-           "dataroot_gt": str(root)}  # fmt: skip
-    return {key: value for key, value in {**opt, **changes}.items() if value is not None}
-
-
-def dataset_of(root, **changes):
-    return SecondOrderDegradationDataset(options(root, **changes))
-
-
-def names_of(paths, root):
-    return [path.removeprefix(f"{root}/") for path in paths]
-
-
-def names(dataset, root):
-    return names_of(dataset.paths, root)
-
-
 def equal(one, two, keys=ITEM_KEYS):
     return all(torch.equal(one[key], two[key]) for key in keys)
 
 
-# --------------------------------- files --------------------------------- #
+# Files
 
 
-def test_a_folder_is_searched_through_and_sorted(photos):
-    assert names(dataset_of(photos), photos) == ["d.PNG", "set1/a.png", "set1/b.png", "set2/deep/c.png"]
+def test_a_folder_is_searched_through_and_sorted(photo_tree):
+    assert names(dataset_of(photo_tree), photo_tree) == ["d.PNG", "set1/a.png", "set1/b.png", "set2/deep/c.png"]
 
 
-def test_links_are_followed_but_not_in_circles(photos, tmp_path):
+def test_links_are_followed_but_not_in_circles(photo_tree, tmp_path):
     write_image(tmp_path / "elsewhere" / "e.png")
-    (photos / "set3").symlink_to(tmp_path / "elsewhere")
-    (photos / "set2" / "loop").symlink_to(photos)
+    (photo_tree / "set3").symlink_to(tmp_path / "elsewhere")
+    (photo_tree / "set2" / "loop").symlink_to(photo_tree)
     expected = ["d.PNG", "set1/a.png", "set1/b.png", "set2/deep/c.png", "set3/e.png"]
-    assert names(dataset_of(photos), photos) == expected
+    assert names(dataset_of(photo_tree), photo_tree) == expected
 
 
-def test_folders_and_meta_info_may_be_lists(photos, tmp_path):
-    dataset = dataset_of(photos, dataroot_gt=[str(photos / "set2"), str(photos / "set1")])
-    assert names(dataset, photos) == ["set2/deep/c.png", "set1/a.png", "set1/b.png"]
+def test_folders_and_meta_info_may_be_lists(photo_tree, tmp_path):
+    dataset = dataset_of(photo_tree, dataroot_gt=[str(photo_tree / "set2"), str(photo_tree / "set1")])
+    assert names(dataset, photo_tree) == ["set2/deep/c.png", "set1/a.png", "set1/b.png"]
     meta = tmp_path / "meta.txt"
     meta.write_text("set1/b.png (64,80,3) 1\n\nd.PNG\n")
-    assert names(dataset_of(photos, meta_info=str(meta)), photos) == ["set1/b.png", "d.PNG"]
+    assert names(dataset_of(photo_tree, meta_info=str(meta)), photo_tree) == ["set1/b.png", "d.PNG"]
     (tmp_path / "meta2.txt").write_text("a.png\n")
-    dataset = dataset_of(photos, dataroot_gt=[str(photos), str(photos / "set1")],
+    dataset = dataset_of(photo_tree, dataroot_gt=[str(photo_tree), str(photo_tree / "set1")],
                          meta_info=[str(meta), str(tmp_path / "meta2.txt")])  # fmt: skip
-    assert names(dataset, photos) == ["set1/b.png", "d.PNG", "set1/a.png"]
+    assert names(dataset, photo_tree) == ["set1/b.png", "d.PNG", "set1/a.png"]
 
 
-def test_lmdb_gives_the_items_of_the_folder(photos, tmp_path):
-    prepare(["lmdb", str(photos / "set1"), str(tmp_path / "a.lmdb")])
-    on_disk = dataset_of(photos / "set1")
+def test_lmdb_gives_the_items_of_the_folder(photo_tree, tmp_path):
+    prepare(["lmdb", str(photo_tree / "set1"), str(tmp_path / "a.lmdb")])
+    on_disk = dataset_of(photo_tree / "set1")
     stored = dataset_of(tmp_path / "a.lmdb", io_backend={"type": "lmdb"})
     assert len(stored) == 2
     assert all(equal(on_disk.sample(index, 3), stored.sample(index, 3)) for index in range(2))
@@ -99,17 +62,17 @@ def test_lmdb_gives_the_items_of_the_folder(photos, tmp_path):
     assert len(list(DataLoader(stored, num_workers=1))) == 2
 
 
-# --------------------------------- items --------------------------------- #
+# Items
 
 
-def test_an_item_is_a_crop_and_its_kernels(photos):
-    item = dataset_of(photos)[1]
+def test_an_item_is_a_crop_and_its_kernels(photo_tree):
+    item = dataset_of(photo_tree)[1]
     assert {key: tuple(item[key].shape) for key in ITEM_KEYS} == {
         "gt": (3, 48, 48), "kernel1": (21, 21), "kernel2": (21, 21), "sinc_kernel": (21, 21)
     }  # fmt: skip
     assert all(item[key].dtype == torch.float32 for key in ITEM_KEYS)
     assert 0 <= item["gt"].min() and 0.9 < item["gt"].max() <= 1
-    assert item["gt_path"] == str(photos / "set1/a.png")
+    assert item["gt_path"] == str(photo_tree / "set1/a.png")
 
 
 def test_the_crop_is_a_piece_of_the_photo_in_rgb(tmp_path):
@@ -163,24 +126,24 @@ def test_a_small_photo_is_an_error_that_names_it_or_padded_where_asked(tmp_path)
     assert image.shape == (40, 80, 3)
 
 
-def test_in_worker_items_are_ready_pairs(photos):
-    item = dataset_of(photos, degrade_in_worker=True, scale=2)[0]
+def test_in_worker_items_are_ready_pairs(photo_tree):
+    item = dataset_of(photo_tree, degrade_in_worker=True, scale=2)[0]
     assert item["lq"].shape == (3, 24, 24) and item["gt"].shape == (3, 48, 48)
-    assert item["lq_path"] == item["gt_path"] == str(photos / "d.PNG")
+    assert item["lq_path"] == item["gt_path"] == str(photo_tree / "d.PNG")
     assert 0 <= item["lq"].min() and item["lq"].max() <= 1
 
 
-def test_crop_pad_size_degrades_more_than_it_keeps(photos):
-    assert dataset_of(photos, crop_pad_size=56)[0]["gt"].shape == (3, 56, 56)
-    item = dataset_of(photos, crop_pad_size=56, degrade_in_worker=True)[0]
+def test_crop_pad_size_degrades_more_than_it_keeps(photo_tree):
+    assert dataset_of(photo_tree, crop_pad_size=56)[0]["gt"].shape == (3, 56, 56)
+    item = dataset_of(photo_tree, crop_pad_size=56, degrade_in_worker=True)[0]
     assert item["lq"].shape == (3, 12, 12) and item["gt"].shape == (3, 48, 48)
 
 
-def test_gt_usm_sharpens_the_target_in_training_only(photos):
-    gt = {flag: dataset_of(photos, degrade_in_worker=True, gt_usm=flag).sample(0, 1)["gt"]
+def test_gt_usm_sharpens_the_target_in_training_only(photo_tree):
+    gt = {flag: dataset_of(photo_tree, degrade_in_worker=True, gt_usm=flag).sample(0, 1)["gt"]
           for flag in (True, False)}  # fmt: skip
     assert not torch.equal(gt[True], gt[False])
-    item = dataset_of(photos, phase="val", gt_size=None, gt_usm=True)[0]
+    item = dataset_of(photo_tree, phase="val", gt_size=None, gt_usm=True)[0]
     assert torch.equal(item["gt"] * 255, (item["gt"] * 255).round())
 
 
@@ -219,11 +182,11 @@ def test_photos_of_one_name_are_degraded_differently(tmp_path):
     assert len(dataset) == len(lqs) == 5
 
 
-# ------------------------------- randomness ------------------------------- #
+# Randomness
 
 
-def test_an_item_is_a_function_of_index_and_seed(photos):
-    dataset = dataset_of(photos, use_rot=True)
+def test_an_item_is_a_function_of_index_and_seed(photo_tree):
+    dataset = dataset_of(photo_tree, use_rot=True)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     assert equal(dataset.sample(0, 7), dataset.sample(0, 7))
     assert not equal(dataset.sample(0, 7), dataset.sample(0, 8))
@@ -231,11 +194,11 @@ def test_an_item_is_a_function_of_index_and_seed(photos):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_manual_seed_fixes_the_run_and_epochs_differ(photos, workers):
+def test_manual_seed_fixes_the_run_and_epochs_differ(photo_tree, workers):
     """Through BasicSR's own build functions; its worker_init_fn gives every epoch the same random and numpy seeds."""
 
     def two_epochs(manual_seed):
-        opt = options(photos, num_worker_per_gpu=workers, batch_size_per_gpu=2, io_backend={"type": "disk"})
+        opt = options(photo_tree, num_worker_per_gpu=workers, batch_size_per_gpu=2, io_backend={"type": "disk"})
         loader = build_dataloader(build_dataset(opt), opt, num_gpu=0, seed=manual_seed)
         torch.manual_seed(manual_seed)
         epochs = ({}, {})
@@ -268,106 +231,7 @@ def test_numpy_and_torch_are_not_seeded_alike(tmp_path, monkeypatch):
     assert len(file_seeds) == 4 and max(file_seeds) < 2**32
 
 
-# ------------------------------ unreadable files ------------------------------ #
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_file_is_replaced_named_once_and_counted(photos, workers, tmp_path):
-    # a file, because what a worker process logs is not captured
-    handler = logging.FileHandler(tmp_path / "log.txt")
-    get_root_logger().addHandler(handler)
-    data = (photos / "set1" / "a.png").read_bytes()
-    (photos / "set1" / "a.png").write_bytes(data[: len(data) // 2])
-    (photos / "set1" / "b.png").unlink(), (photos / "set1" / "b.png").touch()
-    dataset = dataset_of(photos)
-    for _ in range(2):
-        batch = next(iter(DataLoader(dataset, batch_size=4, num_workers=workers)))
-        assert not any("set1" in path for path in batch["gt_path"])
-    assert names_of(dataset.unreadable, photos) == ["set1/a.png", "set1/b.png"]
-    get_root_logger().removeHandler(handler)
-    log = (tmp_path / "log.txt").read_text()
-    assert log.count("set1/a.png cannot be read") == log.count("set1/b.png cannot be read") == 1
-
-
-def test_where_nothing_can_be_read_it_ends_with_an_error(tmp_path):
-    for name in "ab":
-        (tmp_path / f"{name}.png").touch()
-    with pytest.raises(UnreadableImage, match="2 of 2 so far"):
-        dataset_of(tmp_path)[0]
-
-
-def test_validation_does_not_replace_an_unreadable_file(tmp_path):
-    (tmp_path / "a.png").write_text("no image")
-    write_image(tmp_path / "b.png")
-    with pytest.raises(UnreadableImage, match=r"a\.png cannot be read"):
-        dataset_of(tmp_path, phase="val", gt_size=None)[0]
-
-
-# ------------------------- folders that do not answer ------------------------- #
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_folder_that_vanishes_for_a_while_is_waited_for(photos, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(images, "PAUSES", (0.1,) * 100)
-    handler = logging.FileHandler(tmp_path / "log.txt")
-    get_root_logger().addHandler(handler)
-    log = tmp_path / "log.txt"
-    dataset = dataset_of(photos)
-    loader = DataLoader(dataset, batch_size=2, num_workers=workers)
-    photos.rename(tmp_path / "away")
-
-    def come_back():
-        while "does not answer" not in log.read_text():
-            time.sleep(0.01)
-        time.sleep(0.3)
-        (tmp_path / "away").rename(photos)
-
-    thread = threading.Thread(target=come_back, daemon=True)
-    thread.start()
-    paths = [path for batch in loader for path in batch["gt_path"]]
-    thread.join()
-    get_root_logger().removeHandler(handler)
-    assert names_of(paths, photos) == names(dataset, photos)  # none was replaced
-    assert dataset.unreadable == []
-    assert log.read_text().count("does not answer") == log.read_text().count("answers again") == 1
-
-
-def test_a_folder_that_stays_away_ends_the_run(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "PAUSES", (0.01, 0.02))
-    dataset = dataset_of(photos)
-    photos.rename(tmp_path / "away")
-    with pytest.raises(OSError, match=r"photos has not answered for .*No such file.*--auto_resume"):
-        dataset[0]
-    assert dataset.unreadable == []
-
-
-def test_an_empty_mount_point_is_a_folder_that_does_not_answer(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "PAUSES", (0.01,))
-    dataset = dataset_of(photos / "set1")
-    (photos / "set1").rename(tmp_path / "away")
-    (photos / "set1").mkdir()
-    with pytest.raises(OSError, match="has not answered"):
-        dataset[0]
-
-
-def test_a_removed_photo_is_replaced_at_once(photos, monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda pause: pytest.fail("waited"))
-    dataset = dataset_of(photos / "set1")
-    (photos / "set1" / "a.png").unlink()
-    assert dataset[0]["gt_path"] == str(photos / "set1" / "b.png")
-    assert names(dataset, photos) == ["set1/a.png", "set1/b.png"]
-    assert names_of(dataset.unreadable, photos) == ["set1/a.png"]
-
-
-def test_pauses_grow_and_end_after_a_minute(tmp_path, monkeypatch):
-    pauses = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    with pytest.raises(OSError, match="for 60 s"):
-        read_bytes(tmp_path / "none" / "a.png")
-    assert pauses == sorted(pauses) and sum(pauses) == 60
-
-
-# --------------------------------- refusals --------------------------------- #
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -392,9 +256,9 @@ def test_pauses_grow_and_end_after_a_minute(tmp_path, monkeypatch):
         ({"seed": -1}, r"seed=-1 must be"),
     ],
 )
-def test_a_bad_option_is_refused_with_its_name_value_and_rule(photos, changes, message):
+def test_a_bad_option_is_refused_with_its_name_value_and_rule(photo_tree, changes, message):
     with pytest.raises(ValueError, match=message):
-        dataset_of(photos, **changes)
+        dataset_of(photo_tree, **changes)
 
 
 def test_missing_and_empty_folders_say_the_path_and_what_to_do(tmp_path):
@@ -415,12 +279,12 @@ def test_missing_and_empty_folders_say_the_path_and_what_to_do(tmp_path):
         dataset_of(tmp_path, meta_info=str(tmp_path / "meta.txt"))
 
 
-def test_a_folder_that_is_no_lmdb_is_refused_and_a_missing_key_is_replaced(photos, tmp_path):
+def test_a_folder_that_is_no_lmdb_is_refused_and_a_missing_key_is_replaced(photo_tree, tmp_path):
     (tmp_path / "b.lmdb").mkdir()
     (tmp_path / "b.lmdb/data.mdb").write_bytes(bytes(10_000))
     with pytest.raises(ValueError, match=r"b\.lmdb' is no LMDB, or is damaged"):
         dataset_of(tmp_path / "b.lmdb", io_backend={"type": "lmdb"})
-    prepare(["lmdb", str(photos / "set1"), str(tmp_path / "a.lmdb")])
+    prepare(["lmdb", str(photo_tree / "set1"), str(tmp_path / "a.lmdb")])
     with open(tmp_path / "a.lmdb/meta_info.txt", "a") as file:
         file.write("gone.png (64,80,3) 1\nfotö.png (64,80,3) 1\n")
     dataset = dataset_of(tmp_path / "a.lmdb", io_backend={"type": "lmdb"})
@@ -428,18 +292,18 @@ def test_a_folder_that_is_no_lmdb_is_refused_and_a_missing_key_is_replaced(photo
     assert dataset.unreadable == ["gone", "fotö"]
 
 
-def test_a_listed_image_that_is_not_there_is_refused_at_once(photos, tmp_path, monkeypatch):
+def test_a_listed_image_that_is_not_there_is_refused_at_once(photo_tree, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda pause: pytest.fail("waited"))
     for name in ("set1/gone.png", "gone/a.png", "\0.png"):
         (tmp_path / "meta.txt").write_text(f"d.PNG\n{name}\n")
         with pytest.raises(FileNotFoundError, match=r"meta\.txt' names 1 of 2 images that are not there.*\.png"):
-            dataset_of(photos, meta_info=str(tmp_path / "meta.txt"))
+            dataset_of(photo_tree, meta_info=str(tmp_path / "meta.txt"))
 
 
-def test_a_list_made_on_windows_is_read(photos, tmp_path):
+def test_a_list_made_on_windows_is_read(photo_tree, tmp_path):
     """Backslashes and a byte order mark; and a name is no size."""
-    write_image(photos / "IMG (1,2).png")
+    write_image(photo_tree / "IMG (1,2).png")
     text = "set1\\a.png (64,80,3) 1\r\nd.PNG\r\nIMG (1,2).png\r\nset2/deep/c.png (64, 80)\r\n"
     (tmp_path / "meta.txt").write_bytes(text.encode("utf-8-sig"))
-    dataset = dataset_of(photos, meta_info=str(tmp_path / "meta.txt"))
-    assert names(dataset, photos) == ["set1/a.png", "d.PNG", "IMG (1,2).png", "set2/deep/c.png"]
+    dataset = dataset_of(photo_tree, meta_info=str(tmp_path / "meta.txt"))
+    assert names(dataset, photo_tree) == ["set1/a.png", "d.PNG", "IMG (1,2).png", "set2/deep/c.png"]

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from released_files import same
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_networks import RELEASED_FORM, small_iter
@@ -26,10 +27,6 @@ def theirs(net, tmp_path, monkeypatch):
     theirs = to_released(net.state_dict())
     torch.save({"params": theirs}, "ITER_x2.pth")
     return theirs
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
 
 
 def weights_of(path):

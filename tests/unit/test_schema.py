@@ -1,4 +1,4 @@
-"""What schema.py says of errors; its checks of options are in test_options.py."""
+"""What schema.py says of errors; its checks of options are in test_options_of_our_models.py."""
 
 import pytest
 

@@ -1,0 +1,20 @@
+"""Parts of released checkpoints, and what is equal to what."""
+
+import torch
+
+
+def without(state, *prefixes):
+    return {key: value for key, value in state.items() if not key.startswith(prefixes)}
+
+
+def only_vqgan(theirs):
+    """What ITER_swinvqgan.pth holds."""
+    return {key.removeprefix("vqgan."): value for key, value in theirs.items() if key.startswith("vqgan.")}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
+
+
+def equal_weights(a, b):
+    return same(a.state_dict(), b.state_dict())
