@@ -70,7 +70,7 @@ def atomic_save(obj: Any, path: str | os.PathLike) -> None:
             # To a path: with a Python file object torch turns Ctrl-C into a RuntimeError.
             torch.save(obj, temporary)
         except RuntimeError as error:
-            if not re.search("StreamWriter|unexpected pos|Parent directory", str(error)):
+            if not re.search("StreamWriter|unexpected pos|iostream error|Parent directory", str(error)):
                 raise
             raise OSError(_torch_reason(path, error)) from error
 

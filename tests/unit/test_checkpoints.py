@@ -44,8 +44,8 @@ def names(folder):
 # ------------------------------------------------------------------------------------------- saving
 
 
-@pytest.fixture
-def full_disk(monkeypatch):
+@pytest.fixture(params=["PytorchStreamWriter failed writing file", "basic_ios::clear: iostream error"])
+def full_disk(monkeypatch, request):
     """torch.save writes half a file and fails, as on a full disk."""
     calls = []
 
@@ -53,7 +53,7 @@ def full_disk(monkeypatch):
         calls.append(path)
         with builtins.open(path, "wb") as file:
             file.write(b"half a file")
-        raise RuntimeError("PytorchStreamWriter failed writing file")
+        raise RuntimeError(request.param)
 
     monkeypatch.setattr(torch, "save", save)
     monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: None)
@@ -62,7 +62,7 @@ def full_disk(monkeypatch):
 
 def test_a_failed_save_leaves_the_older_file_and_no_other(tmp_path, full_disk):
     (tmp_path / "net.pth").write_bytes(b"older")
-    with pytest.raises(OSError, match=r"net\.pth.*failed writing"):
+    with pytest.raises(OSError, match=r"net\.pth.*(failed writing|iostream error)"):
         atomic_save({}, tmp_path / "net.pth")
     assert (tmp_path / "net.pth").read_bytes() == b"older"
     assert names(tmp_path) == ["net.pth"]
