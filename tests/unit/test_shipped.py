@@ -55,7 +55,7 @@ def failing(monkeypatch):
     """failing(error): the command `test`, whose module raises it."""
 
     def run(error):
-        def raises(args, argv):
+        def raises(args):
             raise error
 
         module = types.SimpleNamespace(add_arguments=lambda parser: None, run=raises)
