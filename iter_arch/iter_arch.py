@@ -1,7 +1,7 @@
 """ITER: the four networks together, from an LQ image to its restoration (arXiv:2312.05616, Fig. 2 and Algorithm 2)."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from basicsr_compat import register
 from basicsr_compat.schema import OptionsOf
 from iter_arch.lq_encoder_arch import LQEncoder
+from iter_arch.progress import OnProgress, Work
 from iter_arch.restoration import Grid, TiledNetworks
-from iter_arch.sampling import LogitTiles, OnStep, SamplingConfig, make_generators, sample
+from iter_arch.sampling import OnStep, SamplingConfig, make_generators
 from iter_arch.tiling import pad_to_multiple
 from iter_arch.token_arch import TokenEvaluator, TokenRefiner
 from iter_arch.tokenizer import TokenizerSection, build_tokenizer
 
 Options = Mapping[str, Any] | None
+OnRows = Callable[[int, Tensor], None]
 
 
 class Restored(NamedTuple):
@@ -102,6 +104,8 @@ class ITER(nn.Module):
         tile: int | None = None,
         overlap: int | None = None,
         batch: int | None = None,
+        on_progress: OnProgress | None = None,
+        on_rows: OnRows | None = None,
     ) -> Restored:
         """Algorithm 2, in the precision of the weights: `ITER.to(torch.bfloat16)` is faster where the hardware has it
         (`iter_arch.precision`). Probabilities and draws are float32 in any case, the image at least.
@@ -118,9 +122,12 @@ class ITER(nn.Module):
             overlap: LQ pixels that neighboring tiles share, default a quarter of the tile, in whole tokens.
             batch: tiles (images, where there are no tiles) that go through a network at a time, at least 1; what comes
                 out does not depend on it. Default: the images of the batch, one tile of each.
+            on_progress: called with (done, total) after every batch of tiles. What it raises ends the restoration.
+            on_rows: called with (top, rows) from top to bottom, rows (b, 3, n, W) beginning at row ``top`` of the
+                image, which is then not kept: for images whose float copy would be too large.
 
         Returns:
-            Restored, the image in the dtype of ``lq``.
+            Restored, the image in the dtype of ``lq``; without rows where ``on_rows`` took them.
 
         Raises:
             ValueError: an impossible shape, tile, overlap or batch, or fidelity with a tokenizer that has no codes.
@@ -134,22 +141,15 @@ class ITER(nn.Module):
         config = config or self.sampling
         self._check(lq, config, batch)
         padded = pad_to_multiple(lq, self.multiple).to(self.lq_encoder.head.weight.dtype)
-        networks = TiledNetworks.of(self, self._grid(padded, tile, overlap), batch or len(lq))
+        networks = TiledNetworks.of(self, self._grid(padded, tile, overlap), batch or len(lq), Work(on_progress))
+        networks.work.expect(len(lq) * len(networks.tiles), config.steps)
         S_l, expected = networks.encode(padded, config.fidelity)
         good = networks.probability_of_good(S_l)
         m_l = good >= config.alpha
-
-        def refine(S_t: Tensor, m_t: Tensor, rows: Tensor) -> LogitTiles:
-            return networks.refine(S_t, m_t, S_l[rows], m_l[rows])
-
-        def evaluate(S_t: Tensor, rows: Tensor) -> LogitTiles:
-            return networks.evaluate(S_t, S_l[rows])
-
         generators = make_generators(seed, len(lq), lq.device)
-        tokens, start_step = sample(refine, evaluate, S_l, m_l, config=config, generators=generators, on_step=on_step)
-        image = networks.decode(tokens, expected, config.fidelity)
-        height, width = lq.shape[-2] * self.scale, lq.shape[-1] * self.scale
-        return Restored(image[..., :height, :width].to(lq.dtype), tokens, start_step, good)
+        tokens, start_step = networks.sample(S_l, m_l, config, generators, on_step)
+        image = _gather(networks.decode(tokens, expected, config.fidelity), lq, self.scale, on_rows)
+        return Restored(image, tokens, start_step, good)
 
     def _check(self, lq: Tensor, config: SamplingConfig, batch: int | None) -> None:
         if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape:
@@ -177,6 +177,21 @@ class ITER(nn.Module):
         if not 0 <= shared < side:
             raise ValueError(f"overlap={overlap} must be in [0, tile={tile})")
         return Grid(h, w, side, shared)
+
+
+def _gather(rows: Iterator[tuple[int, Tensor]], lq: Tensor, scale: int, on_rows: OnRows | None) -> Tensor:
+    """The image of an lq (b, 3, h, w) from its rows, without padding, in its dtype; or they are handed on."""
+    height, width = scale * lq.shape[2], scale * lq.shape[3]
+    image = lq.new_empty(len(lq), 3, height if on_rows is None else 0, width)
+    for top, strip in rows:
+        strip = strip[:, :, : max(0, height - top), :width].to(lq.dtype)
+        if on_rows is not None:
+            on_rows(top, strip)
+        elif strip.shape == image.shape:
+            return strip
+        else:
+            image[:, :, top : top + strip.shape[2]] = strip
+    return image
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 Not the networks' own forwards: what does not change while a batch is sampled is computed once here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from iter_arch.precision import widened
+from iter_arch.progress import DECODE, ENCODE, EVALUATE, REFINE, Work
 from iter_arch.quantizer import expected_codes
-from iter_arch.sampling import LogitTiles
+from iter_arch.sampling import LogitTiles, OnStep, Sampled, SamplingConfig, sample, start_steps
 from iter_arch.swin import Biases
-from iter_arch.tiling import Tile, TileIndex, blend, blend_strips, make_tiles, run_tiles
+from iter_arch.tiling import Tile, TileIndex, TilePiece, blend, blend_strips, make_tiles, run_tiles
 
 if TYPE_CHECKING:
     from iter_arch.iter_arch import ITER
@@ -40,22 +41,23 @@ class Initial(NamedTuple):
 class TiledNetworks:
     """The networks of an ITER on whole maps, tile by tile.
 
-    net: the ITER. tiles: of the token map. batch: tiles that go through a network together. evaluator_biases,
-    refiner_biases: attention biases for a tile; the same for all, so that they are computed once.
+    net: the ITER. tiles: of the token map. batch: tiles that go through a network together. work: counts them.
+    evaluator_biases, refiner_biases: attention biases for a tile; the same for all, so that they are computed once.
     """
 
     net: "ITER"
     tiles: list[Tile]
     batch: int
+    work: Work
     evaluator_biases: Biases
     refiner_biases: Biases
 
     @classmethod
-    def of(cls, net: "ITER", grid: Grid, batch: int) -> "TiledNetworks":
+    def of(cls, net: "ITER", grid: Grid, batch: int, work: Work) -> "TiledNetworks":
         """For a token map and its tiles."""
         size = min(grid.side, grid.height), min(grid.side, grid.width)
         tiles = make_tiles(grid.height, grid.width, grid.side, grid.overlap)
-        return cls(net, tiles, batch, net.evaluator.swin.biases(*size), net.refiner.swin.biases(*size))
+        return cls(net, tiles, batch, work, net.evaluator.swin.biases(*size), net.refiner.swin.biases(*size))
 
     def encode(self, lq: Tensor, fidelity: float) -> Initial:
         """E_l: lq (b, 3, H/s, W/s), whole windows -> Initial. The N logits of a large map are never held at once."""
@@ -64,7 +66,7 @@ class TiledNetworks:
         S_l = torch.empty(b, h, w, dtype=torch.int64, device=lq.device)
         quantizer = self.net.vqgan.quantizer if fidelity else None
         expected = torch.empty(b, quantizer.dim if fidelity else 0, h, w, device=lq.device)
-        for where, logits in self._run(self.net.lq_encoder, lq, factor=unit):
+        for where, logits in self._run(ENCODE, self.net.lq_encoder, lq, factor=unit):
             S_l[where] = logits.argmax(1)
             if fidelity:
                 expected.movedim(1, -1)[where] = expected_codes(quantizer, logits).movedim(1, -1).to(expected.dtype)
@@ -83,7 +85,7 @@ class TiledNetworks:
         def logits(S_t: Tensor, S_l: Tensor) -> Tensor:
             return self.net.evaluator.logits(S_t, self.net.evaluator.context(S_l, self.evaluator_biases))
 
-        return self._run(logits, S_t, S_l)
+        return self._run(EVALUATE, logits, S_t, S_l)
 
     def refine(self, S_t: Tensor, m_t: Tensor, S_l: Tensor, m_l: Tensor) -> LogitTiles:
         """phi_r: tokens (b, h, w) int64 and masks (b, h, w) bool -> tiles of the logits (b, N, h, w)."""
@@ -91,24 +93,54 @@ class TiledNetworks:
         def logits(S_t: Tensor, m_t: Tensor, S_l: Tensor, m_l: Tensor) -> Tensor:
             return self.net.refiner.logits(S_t, m_t, self.net.refiner.context(S_l, m_l, self.refiner_biases))
 
-        return self._run(logits, S_t, m_t, S_l, m_l)
+        return self._run(REFINE, logits, S_t, m_t, S_l, m_l)
 
-    def decode(self, tokens: Tensor, expected: Tensor, fidelity: float) -> Tensor:
-        """D_H: tokens (b, h, w) int64, expected codes (b, d, h, w) -> image (b, 3, H, W) in [0, 1]."""
+    def sample(
+        self,
+        S_l: Tensor,
+        m_l: Tensor,
+        config: SamplingConfig,
+        generators: Sequence[torch.Generator],
+        on_step: OnStep | None,
+    ) -> Sampled:
+        """Algorithm 2 from line 3 on: S_l (b, h, w) int64, m_l (b, h, w) bool -> tokens (b, h, w) int64 and T_s."""
+        self.work.expect(len(S_l) * len(self.tiles), sum(start_steps(m_l, config)) / len(S_l))
+
+        def refine(S_t: Tensor, m_t: Tensor, rows: Tensor) -> LogitTiles:
+            return self.refine(S_t, m_t, S_l[rows], m_l[rows])
+
+        def evaluate(S_t: Tensor, rows: Tensor) -> LogitTiles:
+            return self.evaluate(S_t, S_l[rows])
+
+        return sample(refine, evaluate, S_l, m_l, config=config, generators=generators, on_step=on_step)
+
+    def decode(self, tokens: Tensor, expected: Tensor, fidelity: float) -> Iterator[tuple[int, Tensor]]:
+        """D_H: tokens (b, h, w) int64, expected codes (b, d, h, w) -> rows of the image in [0, 1], from top to bottom.
+
+        Yields:
+            (top, rows): rows (b, 3, n, W), of which the first is row ``top`` of the image.
+        """
         vqgan = self.net.vqgan
 
         def blended(tokens: Tensor, expected: Tensor) -> Tensor:
             codes = widened(vqgan.quantizer.codes(tokens)).lerp(expected, fidelity)
             return vqgan.decode_codes(codes).clamp(0, 1)
 
-        if fidelity:
-            tiles = run_tiles(blended, self.tiles, tokens, expected, batch=self.batch)
+        network, maps = (blended, (tokens, expected)) if fidelity else (vqgan.decode, (tokens,))
+        pieces = self._counted(DECODE, run_tiles(network, self.tiles, *maps, batch=self.batch))
+        if len(self.tiles) == 1:
+            yield 0, blend(pieces, self.tiles, len(tokens), factor=vqgan.factor)
         else:
-            tiles = run_tiles(vqgan.decode, self.tiles, tokens, batch=self.batch)
-        return blend(tiles, self.tiles, len(tokens), factor=vqgan.factor)
+            for (_, rows), output in blend_strips(pieces, self.tiles, len(tokens), factor=vqgan.factor):
+                yield rows.start, output
 
     def _run(
-        self, network: Callable[..., Tensor], *maps: Tensor, factor: int = 1
+        self, cost: int, network: Callable[..., Tensor], *maps: Tensor, factor: int = 1
     ) -> Iterator[tuple[TileIndex, Tensor]]:
-        outputs = run_tiles(network, self.tiles, *maps, batch=self.batch, factor=factor)
-        return blend_strips(outputs, self.tiles, len(maps[0]))
+        pieces = run_tiles(network, self.tiles, *maps, batch=self.batch, factor=factor)
+        return blend_strips(self._counted(cost, pieces), self.tiles, len(maps[0]))
+
+    def _counted(self, cost: int, pieces: Iterator[TilePiece]) -> Iterator[TilePiece]:
+        for piece in pieces:
+            self.work.advance(cost * len(piece[2]))
+            yield piece

@@ -41,6 +41,10 @@ class Tile(NamedTuple):
         return x[..., rows, columns]
 
 
+# A tile, the images of the batch that it is cut from, and what a network made of them.
+TilePiece = tuple[Tile, slice, Tensor]
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad right and bottom by reflection up to the next multiple; nothing is added when it already fits.
 
@@ -73,7 +77,7 @@ def make_tiles(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
 
 def run_tiles(
     network: Callable[..., Tensor], tiles: list[Tile], *maps: Tensor, batch: int, factor: int = 1
-) -> Iterator[tuple[Tile, slice, Tensor]]:
+) -> Iterator[TilePiece]:
     """Run a network on every tile of every image, ``batch`` tiles at a time.
 
     Args:
@@ -113,7 +117,7 @@ def feather(axis: list[Span], factor: int, device: torch.device) -> dict[Span, T
 
 
 def blend_strips(
-    pieces: Iterator[tuple[Tile, slice, Tensor]], tiles: list[Tile], images: int, *, factor: int = 1
+    pieces: Iterator[TilePiece], tiles: list[Tile], images: int, *, factor: int = 1
 ) -> Iterator[tuple[TileIndex, Tensor]]:
     """Blend pieces of `run_tiles`, handing on rows as soon as no other tile adds to them.
 
@@ -153,7 +157,7 @@ def blend_strips(
     yield from finished(factor * tiles[-1].rows.stop)
 
 
-def blend(pieces: Iterator[tuple[Tile, slice, Tensor]], tiles: list[Tile], images: int, *, factor: int = 1) -> Tensor:
+def blend(pieces: Iterator[TilePiece], tiles: list[Tile], images: int, *, factor: int = 1) -> Tensor:
     """`blend_strips` put together: (images, c, factor * h, factor * w)."""
     total: Tensor | None = None
     for where, output in blend_strips(pieces, tiles, images, factor=factor):

@@ -326,3 +326,31 @@ def test_fidelity_keeps_no_logits_of_the_whole_map(net):
             net.restore(photo(1, 3, height, 32), config=FAITHFUL, tile=32)
         sizes.append(largest)
     assert 0 < sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_rows_are_those_of_the_image_and_progress_ends_where_it_says(tile):
+    net, lq = small_iter(), photo(2, 3, 37, 45)
+    image = net.restore(lq, tile=tile).image
+    tops, strips, told = [], [], []
+    rest = net.restore(
+        lq,
+        tile=tile,
+        on_rows=lambda top, rows: (tops.append(top), strips.append(rows.clone())),
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert torch.equal(torch.cat(strips, 2), image) and rest.image.shape[2] == 0
+    assert tops == [sum(strip.shape[2] for strip in strips[:index]) for index in range(len(strips))]
+    done = [one for one, _ in told]
+    assert done == sorted(set(done)) and told[-1][0] == told[-1][1]
+
+
+def test_what_on_progress_raises_ends_the_restoration():
+    class Cancelled(Exception):
+        pass
+
+    def cancel(done, total):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        small_iter().restore(photo(1, 3, 16, 16), on_progress=cancel)
