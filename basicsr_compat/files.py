@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,8 +33,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
         path: the file; its folder must exist. An older file of this name is replaced.
 
     Yields:
-        The temporary path in the same folder to write to, ``path`` with ``.tmp`` appended. It is renamed at the end of
-        the block, or removed where the block raises.
+        The temporary path to write to, in the same folder and of this process alone. It is renamed at the end of the
+        block, or removed where the block raises.
 
     Raises:
         NotSaved: an OSError in the block, or the file cannot be renamed; says why.
@@ -43,7 +44,9 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
         ...     image.save(temporary, format="PNG")
     """
     path = os.fspath(path)
-    temporary = f"{path}.tmp"  # same folder: renaming is atomic within a file system only
+    folder, name = os.path.split(path)
+    # Renaming is atomic within a file system only. A name has 255 bytes at most, a character up to four.
+    temporary = os.path.join(folder, f"{name[:60]}.tmp-{secrets.token_hex(4)}")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -55,6 +58,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove the temporary files of `atomic_write` that killed processes have left in a folder."""
+    for path in Path(folder).glob("*.tmp-*"):
+        if re.search(r"\.tmp-[0-9a-f]{8}$", path.name):
+            path.unlink(missing_ok=True)
 
 
 def atomic_save(obj: Any, path: str | os.PathLike) -> None:
@@ -133,7 +143,7 @@ def find_state(content: Any, source: str | os.PathLike, param_key: str | None = 
         param_key: where it is; by default the first of `STATE_KEYS`, else the content itself.
 
     Returns:
-        Without the ``module.`` of DistributedDataParallel and the ``_orig_mod.`` of torch.compile.
+        Without the prefixes that wrappers leave, see `plain_name`.
 
     Raises:
         ValueError: there is none; the first keys are named.
@@ -155,7 +165,12 @@ def plain_names(state: Mapping[str, Tensor], source: str | os.PathLike) -> dict[
 
     if not state or not all(isinstance(key, str) and isinstance(x, torch.Tensor) for key, x in state.items()):
         raise ValueError(f"{source} holds no state dict; its first keys are {first_keys(state)}")
-    return {key.replace("_orig_mod.", "").removeprefix("module."): value for key, value in state.items()}
+    return {plain_name(key): value for key, value in state.items()}
+
+
+def plain_name(key: str) -> str:
+    """The name of a parameter without the prefixes of torch.compile and of DistributedDataParallel."""
+    return key.replace("_orig_mod.", "").removeprefix("module.")
 
 
 def state_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
@@ -188,13 +203,22 @@ def require_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], mis
         raise ValueError((f"{misfit}: " if misfit else "") + "; ".join(differences))
 
 
-def missing_of(paths: Sequence[str]) -> list[str]:
-    """Those of many files that are not there, in their order.
+def require_present(paths: Sequence[str], source: str, remedy: str) -> None:
+    """Raise a FileNotFoundError where listed files are not there; it says how many, and names the first.
 
-    One look into each folder: on a network drive a million questions for single files take minutes.
+    Looks once into each folder: on a network drive a million questions for single files take minutes.
+
+    Args:
+        source: what lists them, for the message.
+        remedy: what to do about it.
     """
     there = {folder: _listed(folder) for folder in {os.path.dirname(path) for path in paths}}
-    return [path for path in paths if os.path.basename(path) not in there[os.path.dirname(path)]]
+    missing = [path for path in paths if os.path.basename(path) not in there[os.path.dirname(path)]]
+    if missing:
+        raise FileNotFoundError(
+            f"{source} names {len(missing)} of {len(paths)} files that are not there, the first is {missing[0]!r}: "
+            f"{remedy}"
+        )
 
 
 def _listed(folder: str) -> set[str]:

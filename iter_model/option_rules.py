@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from basicsr_compat.pipeline.check import registered
+from basicsr_compat.pipeline.sections import find_type
 from basicsr_compat.schema import format_value, requires
 from iter_model.options import OPTIMIZERS, SCHEDULERS, Section
 
@@ -52,7 +52,7 @@ def ground_truth_problems(opt: Section) -> Iterator[str]:
         if phase == "train" or dataset.get("type") != "SingleImageDataset":
             continue
         for name, metric in metrics.items():
-            function = registered("metric").find(metric["type"])
+            function = find_type("metric", metric["type"])
             if function and requires(function, "img2"):
                 yield (
                     f"val.metrics.{name}={metric['type']} compares with the ground truth, which datasets.{phase} of "

@@ -6,21 +6,20 @@ models read the values from here: nobody looks into the yml after `read_model_op
 
 import inspect
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from basicsr.models import lr_scheduler
 from basicsr.utils.dist_util import get_dist_info
 
-from basicsr_compat.pipeline.check import LoggerOptions, Network, registered
+from basicsr_compat.pipeline.check import LoggerOptions
+from basicsr_compat.pipeline.sections import Network, Section, type_in
 from basicsr_compat.schema import Count, Natural, OneOf, OptionsOf, Positive, Probability, Rule, Weight, read_section
 from iter_arch.color import DEFAULT_LEVELS, ColorMethod, Levels
 from iter_arch.sampling import SamplingConfig, Schedule
 from iter_data import Degradation, read_degradation
 
-Section = Mapping[str, Any]
 Decay = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
 
 OPTIMIZERS = {
@@ -34,10 +33,10 @@ SCHEDULERS = {
     "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
     "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
 }
-Loss = Annotated[Section, registered("loss")]
+Loss = Annotated[Section, type_in("loss")]
 Metric = Annotated[
     Section,
-    registered(
+    type_in(
         "metric",
         without=("img", "img2"),
         also={"better": Literal["higher", "lower"], "crop_border": Natural},

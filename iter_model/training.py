@@ -14,8 +14,9 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from basicsr_compat.pipeline import checkpoints
-from basicsr_compat.pipeline.check import Network
+from basicsr_compat.pipeline.options import how_to_use_all_gpus
 from basicsr_compat.pipeline.randomness import derive_seed
+from basicsr_compat.pipeline.sections import Network
 from basicsr_compat.schema import section_problems
 from iter_arch.pretrained.checkpoint import load_strictly, read_weights
 from iter_model.option_rules import impossible_optimizers
@@ -85,11 +86,7 @@ class TrainingMixin(BaseModel):
             unused = self.opt.get("find_unused_parameters", False)
             return nn.parallel.DistributedDataParallel(net, device_ids=ids, find_unused_parameters=unused)
         if self.opt["num_gpu"] > 1:
-            command = "train" if self.is_train else "test"
-            get_root_logger().warning(
-                f"num_gpu={self.opt['num_gpu']}: one process uses one GPU; for all of them run `torchrun "
-                f"--nproc_per_node={self.opt['num_gpu']} --no-python basicsr {command} -opt YML --launcher pytorch`"
-            )
+            get_root_logger().warning(how_to_use_all_gpus(self.opt["num_gpu"], self.is_train))
         return net
 
     def load_into(self, net: nn.Module, path: str, param_key: str | None = None) -> None:

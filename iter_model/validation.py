@@ -1,6 +1,5 @@
 """Validation on all ranks: they share out the set, results are gathered, and equal those of one process."""
 
-import itertools
 import math
 import os
 from collections import ChainMap
@@ -28,7 +27,6 @@ from iter_model.options import ModelOptions, ValOptions
 from iter_model.pyiqa_metric import build_metric
 
 BICUBIC = " of bicubic"
-_validations = itertools.count()  # the same on all ranks
 
 
 @dataclass
@@ -148,8 +146,9 @@ class ValidationMixin(BaseModel):
         if self.options.world_size == 1:
             yield from range(count)
             return
-        turns = f"validation_{next(_validations)}"
         store = key_value_store()
+        # Each rank counts its validations there, and all have come as far.
+        turns = f"validation_{store.add(f'validations_of_{self.options.rank}', 1)}"
         while (number := store.add(turns, 1) - 1) < count:
             yield number
 

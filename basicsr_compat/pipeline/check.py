@@ -6,55 +6,17 @@ arguments, or from what it declares (see CONTRIBUTING.md). Nothing is made, and 
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import difflib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
-from basicsr_compat.schema import (
-    Count,
-    Natural,
-    OneOf,
-    OptionProblems,
-    format_error,
-    format_key,
-    format_value,
-    nearest,
-    problems_in,
-)
-
-if TYPE_CHECKING:
-    import torch
-
-# ------------------------------------------------------------------------------------------- declarations
-
-
-def registered(kind: str, **further: Any) -> OneOf:
-    """A section whose `type` is a name in BasicSR's registry of this kind; further: see `OneOf`."""
-
-    def names() -> Collection[str]:
-        return _registry(kind).keys()
-
-    def find(name: str) -> Callable[..., Any] | None:
-        known = [key for key in (name, f"{name}_basicsr") if key in names()]
-        return _registry(kind).get(known[0]) if known else None
-
-    return OneOf(f"registered {kind}", find, names, **further)
-
-
-def _registry(kind: str) -> Any:
-    from basicsr.utils import registry  # imports all of BasicSR
-
-    return getattr(registry, f"{kind.upper()}_REGISTRY")
-
-
-Section = Mapping[str, Any]
-Network = Annotated[Section, registered("arch")]
+from basicsr_compat.pipeline.metric_rules import key_metric_problems
+from basicsr_compat.pipeline.sections import Section, build_on_meta, find_type, unregistered
+from basicsr_compat.schema import Count, Natural, format_key, format_value, nearest, problems_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +30,14 @@ class LoggerOptions:
     wandb: Section | None = None
 
 
-# ------------------------------------------------------------------------------------------- the list
-
-
 def problems_of(opt: dict, is_train: bool) -> list[str]:
     """Everything that is wrong with completed options, a line for each problem; files aside."""
     problems = [
         *_name_problems(opt["name"]),
-        *_unregistered(opt),
+        *unregistered(opt),
     ]
     if is_train:
-        problems += [*_impossible_numbers(opt), *_key_metric_problems(opt)]
+        problems += [*_impossible_numbers(opt), *key_metric_problems(opt)]
     problems += problems_in(opt["num_gpu"], Natural | Literal["auto"], "num_gpu")
     problems += problems_in(opt["manual_seed"], Natural | None, "manual_seed")
     return problems + [*_path_problems(opt, is_train), *_declared_problems(opt, is_train)]
@@ -147,31 +106,6 @@ def _name_problems(name: Any) -> Iterator[str]:
         )
 
 
-def _unregistered(opt: dict) -> Iterator[str]:
-    """BasicSR meets an unknown type when it gets there: a metric's at the first validation, hours into a run."""
-    model = opt["model_type"]
-    if not isinstance(model, str) or registered("model").find(model) is None:
-        yield f"model_type={format_value(model)} is not a registered model{nearest(model, _registry('model').keys())}"
-    named = [("arch", key, value) for key, value in opt.items() if str(key).startswith("network_") and value]
-    named += [("dataset", f"datasets.{phase}", dataset) for phase, dataset in opt["datasets"].items()]
-    metrics = (opt.get("val") or {}).get("metrics") or {}
-    if not isinstance(metrics, dict):
-        yield f"val.metrics={format_value(metrics)} must be a section with a section for each metric"
-        metrics = {}
-    named += [("metric", f"val.metrics.{format_key(key)}", value) for key, value in metrics.items()]
-    for key, value in (opt.get("train") or {}).items():
-        if str(key).endswith("_opt") and isinstance(value, dict) and "type" in value:
-            named.append(("loss", f"train.{key}", value))
-    for kind, where, section in named:
-        if not isinstance(section, dict) or "type" not in section:
-            yield f"{where} must be a section with a `type`"
-        elif not isinstance(section["type"], str) or registered(kind).find(section["type"]) is None:
-            hint = nearest(section["type"], _registry(kind).keys())
-            yield f"{where}.type={format_value(section['type'])} is not a registered {kind}{hint}"
-        elif kind == "arch":
-            yield from problems_in(section, Network, where)
-
-
 def _impossible_numbers(opt: dict) -> Iterator[str]:
     """BasicSR divides by these: 0 is a ZeroDivisionError in the middle of the run."""
     for where, annotation in {
@@ -203,34 +137,6 @@ def _impossible_numbers(opt: dict) -> Iterator[str]:
             yield f"train.scheduler.periods={format_value(periods)} must add up to train.total_iter={total} at least"
 
 
-# BasicSR's metrics; those of others say it by an attribute: `metric.better = lambda section: "lower"`.
-_BETTER = {"calculate_psnr": "higher", "calculate_ssim": "higher", "calculate_niqe": "lower"}
-
-
-def better_of(section: Mapping[str, Any]) -> str | None:
-    """Which values of a metric are better, 'higher' or 'lower'; None where neither its section nor it says so."""
-    if "better" in section or not isinstance(section.get("type"), str):
-        return section.get("better")
-    says = getattr(registered("metric").find(section["type"]), "better", None)
-    return says(section) if says else _BETTER.get(section["type"])
-
-
-def _key_metric_problems(opt: dict) -> Iterator[str]:
-    val = opt.get("val") or {}
-    metrics = val.get("metrics")
-    name, known = val.get("key_metric"), list(metrics) if isinstance(metrics, dict) else []
-    if name is not None and name not in known:
-        yield (
-            f"val.key_metric={format_value(name)} must be the name of one of val.metrics: "
-            f"{', '.join(map(str, known)) or 'there are none'}{nearest(name, known)}"
-        )
-    elif name is not None and isinstance(metrics[name], dict) and better_of(metrics[name]) is None:
-        yield (
-            f"val.metrics.{name}.better is missing: val.key_metric keeps the best model, and "
-            f"{format_value(metrics[name].get('type'))} does not say whether higher or lower is better"
-        )
-
-
 _PATH_KEY = re.compile(r"(pretrain_network|param_key|strict_load)_\w+")
 
 
@@ -242,15 +148,10 @@ def path_keys(opt: dict) -> tuple[list[str], bool]:
     """
     names = [str(key).removeprefix("network_") for key in opt if str(key).startswith("network_") and opt[key]]
     keys = [form.format(name) for name in names for form in ("pretrain_network_{}", "param_key_{}", "strict_load_{}")]
-    model = _model_class(opt)
+    model = find_type("model", opt.get("model_type"))
     own = getattr(model, "path_keys", None)
     open_ended = model is not None and own is None and not model.__module__.startswith("basicsr.")
     return [*keys, *(own or ()), "resume_state", "ignore_resume_networks"], open_ended
-
-
-def _model_class(opt: dict) -> Any:
-    name = opt.get("model_type")
-    return registered("model").find(name) if isinstance(name, str) else None
 
 
 def _path_problems(opt: dict, is_train: bool) -> Iterator[str]:
@@ -300,34 +201,13 @@ def _missing_data(opt: dict) -> Iterator[str]:
                     )
 
 
-def build_on_meta(opt: dict) -> tuple[dict[str, torch.nn.Module], list[str]]:
-    """The networks of the sections network_*, without memory for their weights; and what cannot be built.
-
-    Their constructors know which options cannot go together.
-    """
-    import torch
-
-    networks, problems = {}, []
-    for key, section in opt.items():
-        if not str(key).startswith("network_") or not section or list(problems_in(section, Network, key)):
-            continue
-        arguments = {name: value for name, value in section.items() if name != "type"}
-        try:
-            with torch.device("meta"):
-                networks[key] = registered("arch").find(section["type"])(**copy.deepcopy(arguments))
-        except Exception as error:  # whatever PyTorch says to sizes that cannot be
-            problems.append(f"{key} of type {section['type']} cannot be built: {format_error(error)}")
-    return networks, problems
-
-
 def _declared_problems(opt: dict, is_train: bool) -> Iterator[str]:
     """What the classes of model and data sets say that declare their options: see CONTRIBUTING.md."""
     for phase, dataset in opt["datasets"].items():
-        name = dataset.get("type")
-        found = registered("dataset").find(name) if isinstance(name, str) else None
+        found = find_type("dataset", dataset.get("type"))
         if hasattr(found, "option_problems"):
             yield from found.option_problems(dataset, f"datasets.{phase}")
-    model = _model_class(opt)
+    model = find_type("model", opt.get("model_type"))
     if hasattr(model, "option_problems"):
         networks, problems = build_on_meta(opt)
         yield from problems
@@ -345,48 +225,6 @@ def report_misspelt(opt: dict, warn: Callable[[str], None]) -> None:
             if close:
                 where = f"{section}.{key}" if section else key
                 warn(f"{where} is not an option of BasicSR, did you mean {close[0]!r}?")
-
-
-# ------------------------------------------------------------------------------------------- helpers
-
-
-@contextlib.contextmanager
-def naming(where: str, section: Mapping[str, Any]) -> Iterator[None]:
-    """Around a constructor: what it says to its options becomes a problem of the section that they are in.
-
-    Constructors of BasicSR and of other projects speak in many ways. An error that does not speak of the options is a
-    fault, and stays as it is.
-
-    Raises:
-        OptionProblems: instead of a ValueError, an OSError, an assertion with a text, an unknown or missing argument
-            and a KeyError for an option that the section lacks.
-    """
-    try:
-        yield
-    except OptionProblems:
-        raise
-    except (ValueError, OSError, NotImplementedError) as error:
-        text = format_error(error)
-        # What is said of an option by its name needs no more.
-        raise OptionProblems(text if _NAMED.match(text) else f"{where}: {text}") from error
-    except AssertionError as error:
-        if not str(error):
-            raise
-        raise OptionProblems(f"{where}: {format_error(error)}") from error
-    except KeyError as error:
-        key = error.args[0] if error.args else None
-        if isinstance(key, str) and " " in key:  # a sentence of a registry
-            raise OptionProblems(f"{where}: {key}") from error
-        if not isinstance(key, str) or key in section:
-            raise
-        raise OptionProblems(f"{where}: the options lack {key!r}") from error
-    except TypeError as error:
-        if "__init__() got an unexpected" not in str(error) and "__init__() missing" not in str(error):
-            raise
-        raise OptionProblems(f"{where}: {error}") from error
-
-
-_NAMED = re.compile(r"(datasets|path|train|val|network_\w+|logger|dist_params)[.=]\w")
 
 
 def one_per_field(problems: Iterable[str]) -> list[str]:

@@ -7,8 +7,8 @@ from methods of their own, so that they keep these promises under BasicSR's own 
 from __future__ import annotations
 
 import os
-import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,16 @@ from basicsr.utils.dist_util import get_dist_info, master_only
 from basicsr.utils.misc import check_resume
 from torch import nn
 
-from basicsr_compat.files import NotSaved, atomic_save, checksum, read_checkpoint, require_fit
+from basicsr_compat.files import (
+    NotSaved,
+    atomic_save,
+    checksum,
+    find_state,
+    plain_name,
+    read_checkpoint,
+    remove_leftovers,
+    require_fit,
+)
 from basicsr_compat.pipeline.options import warn
 from basicsr_compat.pipeline.randomness import random_state, set_random_state
 from basicsr_compat.pipeline.schedules import resume_optimizers
@@ -82,7 +91,7 @@ def save_network(
     content = dict(record)
     for one, key in zip(nets, keys, strict=True):
         state = model.get_bare_model(one).state_dict()
-        content[key] = {name.removeprefix("module."): value.detach().cpu() for name, value in state.items()}
+        content[key] = {plain_name(name): value.detach().cpu() for name, value in state.items()}
     name = f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth"
     path = os.path.join(model.opt["path"]["models"], name)
     if not _is_iteration(current_iter):
@@ -243,7 +252,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     drawn = opt.pop("manual_seed_drawn", False)
     if opt["rank"] == 0:
-        _remove_leftovers(opt)
+        for folder in ("models", "training_states"):
+            remove_leftovers(opt["path"][folder])
     path, state = _newest_state(opt) if opt["auto_resume"] else _named_state(opt)
     if state is None:
         return None
@@ -277,14 +287,6 @@ def _named_state(opt: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
         return path, read_state(path, opt)
     except (ValueError, OSError) as error:
         raise OptionProblems(f"path.resume_state={path!r}: {format_error(error)}") from error
-
-
-def _remove_leftovers(opt: dict[str, Any]) -> None:
-    """Temporary files of a save that was killed."""
-    for folder in ("models", "training_states"):
-        for path in Path(opt["path"][folder]).glob("*.tmp"):
-            if re.search(r"\.(pth|state|safetensors)\.tmp$", path.name):
-                path.unlink(missing_ok=True)
 
 
 def _of_rank(state: dict[str, Any], opt: dict[str, Any]) -> dict[str, Any]:
@@ -334,21 +336,19 @@ def load_network(
         ValueError: it is damaged, lacks the asked key, or is of another architecture.
     """
     net = model.get_bare_model(net)
-    state = read_checkpoint(load_path)
-    if param_key is not None:
-        if param_key not in state:
-            asked = {value for key, value in model.opt["path"].items() if key.startswith("param_key")}
-            # Models ask for params_ema of their own accord, for the EMA copy of a network that has none saved.
-            if param_key in asked or "params" not in state:
-                raise ValueError(
-                    f"checkpoint {load_path!r} has no {param_key!r}, it has {', '.join(map(repr, list(state)[:5]))}; "
-                    "set path.param_key_... to one of them, or to ~ for a file that holds the weights themselves"
-                )
-            get_root_logger().info(f"{load_path} has no {param_key}: using params.")
-            param_key = "params"
-        state = state[param_key]
+    content = read_checkpoint(load_path)
+    if param_key is not None and isinstance(content, Mapping) and param_key not in content:
+        asked = {value for key, value in model.opt["path"].items() if key.startswith("param_key")}
+        # Models ask for params_ema of their own accord, for the EMA copy of a network that has none saved.
+        if param_key in asked or "params" not in content:
+            raise ValueError(
+                f"checkpoint {load_path!r} has no {param_key!r}, it has {', '.join(map(repr, list(content)[:5]))}; "
+                "set path.param_key_... to one of them, or to ~ for a file that holds the weights themselves"
+            )
+        get_root_logger().info(f"{load_path} has no {param_key}: using params.")
+        param_key = "params"
+    state = find_state(content, load_path, param_key)
     get_root_logger().info(f"Loading {net.__class__.__name__} model from {load_path}, with param key: [{param_key}].")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     if strict:
         misfit = f"checkpoint {load_path!r} is of another architecture than {net.__class__.__name__}"
         require_fit(net.state_dict(), state, misfit)

@@ -16,9 +16,9 @@ from basicsr.data.prefetch_dataloader import CUDAPrefetcher
 from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader, Dataset
 
-from basicsr_compat.files import missing_of
+from basicsr_compat.files import require_present
 from basicsr_compat.images import UnreadableImage, printable
-from basicsr_compat.pipeline.check import naming
+from basicsr_compat.pipeline.naming import naming
 from basicsr_compat.pipeline.randomness import ResumableSampler, SeededItems
 from basicsr_compat.pipeline.stops import obeys_its_parent_alone
 from basicsr_compat.schema import OptionProblems
@@ -39,20 +39,14 @@ def build_set(phase: str, section: dict[str, Any]) -> Dataset:
         roots = {key: value for key, value in section.items() if str(key).startswith(("dataroot", "meta_info"))}
         raise OptionProblems(f"{where} holds no images: {roots}; see datasets/README.md")
     listed = section.get("meta_info_file") or section.get("meta_info")
-    if listed and (section.get("io_backend") or {}).get("type", "disk") == "disk":
-        _refuse_missing(where, dataset)
+    on_disk = (section.get("io_backend") or {}).get("type", "disk") == "disk"
+    # BasicSR meets a listed file that is not there when its turn comes, hours into a run. A data set that declares its
+    # options looks for its files itself.
+    if listed and on_disk and not hasattr(dataset, "option_problems"):
+        paths = [path for entry in getattr(dataset, "paths", ()) for path in _files_of(entry)]
+        with naming(where, section):
+            require_present(paths, where, "correct its list of files or its folders")
     return dataset
-
-
-def _refuse_missing(where: str, dataset: Dataset) -> None:
-    """BasicSR meets a file that its list names and that is not there when its turn comes, hours into a run."""
-    paths = [path for entry in getattr(dataset, "paths", ()) for path in _files_of(entry)]
-    missing = missing_of(paths)
-    if missing:
-        raise OptionProblems(
-            f"{where} names {len(missing)} of {len(paths)} files that are not there, the first is {missing[0]!r}; "
-            "correct its list of files or its folders"
-        )
 
 
 def _files_of(entry: Any) -> list[str]:

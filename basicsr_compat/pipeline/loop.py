@@ -26,7 +26,6 @@ from basicsr.utils.options import copy_opt_file, dict2str
 from torch.utils.data import DataLoader
 
 from basicsr_compat.pipeline.best import save_best
-from basicsr_compat.pipeline.check import naming
 from basicsr_compat.pipeline.checkpoints import Progress, load_resume_state, progress_of
 from basicsr_compat.pipeline.data import (
     ReadableLoader,
@@ -37,6 +36,7 @@ from basicsr_compat.pipeline.data import (
 )
 from basicsr_compat.pipeline.distributed import Watch, join
 from basicsr_compat.pipeline.folders import RunFolders
+from basicsr_compat.pipeline.naming import naming
 from basicsr_compat.pipeline.randomness import ResumableSampler, global_randomness_kept
 from basicsr_compat.pipeline.stops import Stops, ValidationStopped
 from basicsr_compat.schema import OptionProblems, format_error

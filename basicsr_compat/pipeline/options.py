@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from basicsr_compat.pipeline import check
+from basicsr_compat.pipeline.metric_rules import better_of
 from basicsr_compat.pipeline.yml import OptionLoader, read_yml
 from basicsr_compat.schema import OptionProblems, format_error, nearest
 
@@ -102,11 +103,7 @@ def _settle_devices(opt: dict) -> None:
         warn(f"num_gpu={asked}, but this machine has {there}: running on {f'{there} GPU' if there else 'the CPU'}")
         asked = there
     if asked > 1 and not opt["dist"]:
-        command = "train" if opt["is_train"] else "test"
-        warn(
-            f"one process uses one of the {asked} GPUs; for all of them: torchrun --nproc_per_node={asked} --no-python "
-            f"basicsr {command} -opt X.yml --launcher pytorch"
-        )
+        warn(how_to_use_all_gpus(asked, opt["is_train"]))
         asked = 1
     opt["num_gpu"] = asked
     train = opt["datasets"].get("train")
@@ -115,6 +112,15 @@ def _settle_devices(opt: dict) -> None:
             warn("datasets.train.prefetch_mode=cuda needs a GPU: using none")
             train["prefetch_mode"] = None
         train["pin_memory"] = False
+
+
+def how_to_use_all_gpus(count: int, is_train: bool) -> str:
+    """What a run in one process says where it was given several GPUs."""
+    command = "train" if is_train else "test"
+    return (
+        f"one process uses one of the {count} GPUs; for all of them: torchrun --nproc_per_node={count} --no-python "
+        f"basicsr {command} -opt X.yml --launcher pytorch"
+    )
 
 
 def _set_run_folders(opt: dict, is_train: bool) -> None:
@@ -222,7 +228,7 @@ def _complete(opt: dict, is_train: bool) -> None:
             dataset["scale"] = opt["scale"]
     metrics = (opt.get("val") or {}).get("metrics")
     for section in metrics.values() if isinstance(metrics, dict) and is_train else ():
-        if isinstance(section, dict) and (better := check.better_of(section)):
+        if isinstance(section, dict) and (better := better_of(section)):
             section["better"] = better  # BasicSR's record of the best takes higher for better
     _expand_paths(opt)
 

@@ -22,9 +22,9 @@ from basicsr.utils.misc import set_random_seed
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
-from basicsr_compat.pipeline.check import build_on_meta
 from basicsr_compat.pipeline.data import build_set
 from basicsr_compat.pipeline.options import examine
+from basicsr_compat.pipeline.sections import build_on_meta
 from basicsr_compat.schema import OptionProblems, format_error
 
 

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import lmdb
 
-from basicsr_compat.files import missing_of
+from basicsr_compat.files import require_present
 from iter_data.images import HOW_TO_GET_DATA, list_images
 
 # The size, which BasicSR writes behind the name, ends the line but for a class; `IMG (1,2).png` is a name.
@@ -33,7 +33,9 @@ def disk_entries(roots: list[str], metas: list[str] | None, section: str) -> lis
     entries = []
     for root, meta in zip(roots, metas, strict=True):
         listed = [Entry(os.path.join(root, name), size) for name, size in _read_meta_info(meta, section)]
-        _refuse_missing([entry.path for entry in listed], root, meta, section)
+        remedy = "correct it, or make it anew with `python -m iter_data.prepare meta-info`"
+        source = f"{section}.meta_info={meta!r} (dataroot_gt={root!r})"
+        require_present([entry.path for entry in listed], source, remedy)
         entries += listed
     return entries
 
@@ -78,13 +80,3 @@ def _read_meta_info(path: str, section: str) -> list[tuple[str, tuple[int, int] 
         (match["name"].replace("\\", "/"), (int(match["h"]), int(match["w"])) if match["h"] else None)
         for match in matches
     ]
-
-
-def _refuse_missing(paths: list[str], root: str, meta: str, section: str) -> None:
-    missing = missing_of(paths)
-    if missing:
-        raise FileNotFoundError(
-            f"{section}.meta_info={meta!r} names {len(missing)} of {len(paths)} images that are not there, the first "
-            f"is {missing[0]!r} (dataroot_gt={root!r}): correct it, or make it anew with `python -m iter_data.prepare "
-            "meta-info`"
-        )

@@ -213,6 +213,7 @@ def test_local_networks_give_the_same_tokens_in_tiles():
     assert (tiled.tokens == whole.tokens).float().mean() > 0.9
 
 
+@pytest.mark.long
 def test_tiles_give_no_seams():
     """Of the pixels of a photo at the default tile of `upscale`: what tiles change has no step where they meet."""
     net, config = iter_arch.load_pretrained("iter_tiny_x4"), SamplingConfig(alpha=0.0)

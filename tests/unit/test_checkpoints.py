@@ -141,7 +141,7 @@ def test_a_saved_model_is_resumed_with_its_best_metrics_and_generators(model, tm
 def test_auto_resume_takes_the_newest_whole_checkpoint(model, tmp_path, capsys, monkeypatch, harm):
     for iteration in (9, 10, 2):
         model.save(0, iteration)
-    for name in ("11.state.tmp", "net_g_11.pth.tmp"):
+    for name in ("11.state.tmp-0123abcd", "net_g_11.pth.tmp-89abcdef", "notes.tmp-1"):
         (tmp_path / name).write_bytes(b"half")
     if harm == "missing network":
         (tmp_path / "net_g_10.pth").unlink()
@@ -156,7 +156,7 @@ def test_auto_resume_takes_the_newest_whole_checkpoint(model, tmp_path, capsys, 
     assert load_resume_state(opt)["iter"] == 9
     assert opt["path"]["pretrain_network_g"] == str(tmp_path / "net_g_9.pth")
     assert "passes over" in capsys.readouterr().err
-    assert not list(tmp_path.glob("*.tmp"))
+    assert [path.name for path in tmp_path.glob("*.tmp*")] == ["notes.tmp-1"]
 
 
 def test_a_damaged_state_that_was_asked_for_is_refused(model, tmp_path):
@@ -206,3 +206,39 @@ def test_what_is_no_state_is_named_as_what_it_is(tmp_path, content, message):
     opt["path"]["resume_state"] = str(tmp_path / "net_g_latest.pth")
     with pytest.raises(OptionProblems, match=rf"path\.resume_state=.*{message}"):
         load_resume_state(opt)
+
+
+# ------------------------------------------------------------------------------------------- loading
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (lambda state: {"params": state}, "params"),
+        (lambda state: {"params": {f"module._orig_mod.{name}": value for name, value in state.items()}}, "params"),
+        (lambda state: {"params": state}, "params_ema"),  # of which there is none, and nobody asked for it
+        (lambda state: state, None),
+        (lambda state: {"state_dict": state}, None),
+    ],
+    ids=["as saved", "of wrapped networks", "without an average", "weights themselves", "of another script"],
+)
+def test_the_weights_of_a_checkpoint_are_loaded(model, tmp_path, content, key):
+    state = {name: torch.full_like(value, 0.5) for name, value in model.net_g.state_dict().items()}
+    torch.save(content(state), tmp_path / "net.pth")
+    model.load_network(model.net_g, str(tmp_path / "net.pth"), True, key)
+    assert all(torch.equal(value, state[name]) for name, value in model.net_g.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"params_ema": {}}, "has no 'params', it has 'params_ema'"),
+        ([1, 2], "holds no state dict but a list"),
+        ({"params": {"x": 1}}, "holds no state dict"),
+        ({"params": {"x": torch.zeros(1)}}, "is of another architecture than"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_named(model, tmp_path, content, message):
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=message):
+        model.load_network(model.net_g, str(tmp_path / "net.pth"), True, "params")

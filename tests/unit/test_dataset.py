@@ -296,7 +296,7 @@ def test_a_listed_image_that_is_not_there_is_refused_at_once(photo_tree, tmp_pat
     monkeypatch.setattr(time, "sleep", lambda pause: pytest.fail("waited"))
     for name in ("set1/gone.png", "gone/a.png", "\0.png"):
         (tmp_path / "meta.txt").write_text(f"d.PNG\n{name}\n")
-        with pytest.raises(FileNotFoundError, match=r"meta\.txt' names 1 of 2 images that are not there.*\.png"):
+        with pytest.raises(FileNotFoundError, match=r"meta\.txt' .*names 1 of 2 files that are not there.*\.png"):
             dataset_of(photo_tree, meta_info=str(tmp_path / "meta.txt"))
 
 

@@ -70,6 +70,7 @@ def test_fsq_passes_gradients_straight_through_and_has_no_loss():
     assert (z.grad > 0).all()
 
 
+@pytest.mark.long
 def test_stage_one_trains_with_fsq(tmp_path, monkeypatch):
     monkeypatch.setitem(VQGAN, "quantizer", {"type": "FSQ", "levels": [4, 4, 2]})
     model = vqgan_model(tmp_path, revive_freq=3, quantize_start_iter=2)

@@ -40,6 +40,34 @@ def umask():
     return value
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """The file is the one or the other as a whole: that of the last to end."""
+    path = tmp_path / "a.txt"
+    with atomic_write(path) as first, open(first, "w") as one:
+        with atomic_write(path) as second, open(second, "w") as other:
+            one.write("1" * 100)
+            other.write("2" * 10)
+        assert path.read_text() == "2" * 10
+    assert path.read_text() == "1" * 100 and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 251 + ".png", "ü" * 125 + ".png", "画" * 83 + ".png"], ids=["ascii", "two bytes", "three bytes"]
+)
+def test_a_file_may_have_the_longest_name_of_a_file_system(tmp_path, name):
+    assert 253 <= len(os.fsencode(name)) <= 255
+    save_text(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_the_bytes_of_a_checkpoint_do_not_depend_on_the_temporary_name(tmp_path):
+    contents = []
+    for _ in range(2):
+        atomic_save({"x": torch.zeros(3)}, tmp_path / "net.pth")
+        contents.append((tmp_path / "net.pth").read_bytes())
+    assert contents[0] == contents[1]
+
+
 @pytest.mark.parametrize("error", [OSError("no"), ValueError("no"), KeyboardInterrupt()], ids=repr)
 def test_a_failed_write_leaves_the_older_file_and_no_other(tmp_path, error):
     path = tmp_path / "a.txt"

@@ -41,16 +41,6 @@ def test_imports_point_one_way(name):
         assert ours <= MAY_IMPORT[name] | {name}, file
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_files_and_functions_can_be_read(name):
-    for file in MODULES[name].rglob("*.py"):
-        source = file.read_text(encoding="utf-8")
-        assert source.count("\n") <= 400, file
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 60, (file, node.name)
-
-
 def test_datasets_is_no_package():
     assert not (ROOT / "datasets/__init__.py").exists()
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from basicsr_compat import files
 from basicsr_compat.pipeline import data
 from basicsr_compat.schema import OptionProblems
 
@@ -55,3 +56,21 @@ def test_files_of_a_list_that_are_not_there_are_named(tmp_path):
     section |= {f"dataroot_{kind}": str(tmp_path / kind) for kind in ("gt", "lq")}
     with pytest.raises(OptionProblems, match=r"^datasets\.val names 2 of 4 files that are not there.*/b\.png"):
         data.build_set("val", section | {"meta_info_file": str(tmp_path / "meta.txt")})
+
+
+@pytest.mark.parametrize("kind", ["SecondOrderDegradationDataset", "PairedImageDataset"])
+def test_the_files_of_a_list_are_looked_for_once(tmp_path, monkeypatch, kind):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").touch()
+    (tmp_path / "meta.txt").write_text("a.png (8,8,3)\n")
+    section = {"type": kind, "name": "set", "phase": "val", "scale": 4, "dataroot_gt": str(folder)}
+    section |= {"io_backend": {"type": "disk"}}
+    if kind == "PairedImageDataset":
+        section |= {"dataroot_lq": str(folder), "meta_info_file": str(tmp_path / "meta.txt")}
+    else:
+        section |= {"meta_info": str(tmp_path / "meta.txt")}
+    looked = []
+    monkeypatch.setattr(files.os, "listdir", lambda path: looked.append(path) or ["a.png"])
+    assert len(data.build_set("val", section)) == 1
+    assert looked == [str(folder)]

@@ -194,6 +194,7 @@ def test_load_released_takes_paths_and_mappings(released_net, released_state, tm
     assert torch.equal(loaded(lq), released_net.restore(lq, config=SamplingConfig.released()).image)
 
 
+@pytest.mark.long
 def test_the_vqgan_may_be_in_a_file_of_its_own(released_net, released_state, tmp_path):
     rest, vqgan = {"params": without(released_state, "vqgan.")}, {"params": only_vqgan(released_state)}
     torch.save(rest, tmp_path / "ITER_x2.pth")

@@ -106,6 +106,7 @@ assert basicsr.load_resume_state is basicsr.train.load_resume_state
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("imports", ["import basicsr_compat, basicsr", BEFORE])
 def test_basicsr_is_repaired_whenever_it_is_imported(imports):
     python(f"import sys\n{imports}\n{EVERYWHERE}")
@@ -197,6 +198,7 @@ def test_threads_that_import_at_once_see_the_repaired_module(module, asked_durin
 # ------------------------------------------------------------------------------------------- registries
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("basicsr", ["before", "after"])
 def test_classes_are_registered_without_basicsr(basicsr):
     lines = [
@@ -261,6 +263,7 @@ def mended_basicsr(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_nothing_is_replaced_in_a_basicsr_that_is_not_broken(mended_basicsr):
     code = (
         "import sys, iter_arch, basicsr.train; from basicsr_compat.repairs import REPAIRS\n"
@@ -272,6 +275,7 @@ def test_nothing_is_replaced_in_a_basicsr_that_is_not_broken(mended_basicsr):
     python(code, mended_basicsr)
 
 
+@pytest.mark.long
 def test_what_another_project_has_replaced_is_left_alone():
     python(
         "import sys, torchvision.transforms._functional_tensor as module\n"
@@ -284,6 +288,7 @@ def test_what_another_project_has_replaced_is_left_alone():
     )
 
 
+@pytest.mark.long
 def test_the_module_that_scipy_will_drop_is_supplied():
     python(
         "import sys, basicsr_compat\n"
@@ -308,6 +313,7 @@ def test_without_basicsr_it_is_imported_all_the_same():
     )
 
 
+@pytest.mark.long
 def test_a_spawned_process_is_repaired_by_the_import_of_its_main_module(tmp_path):
     (tmp_path / "main.py").write_text(
         "import basicsr_compat\n"
@@ -332,6 +338,7 @@ def test_a_repaired_function_can_be_pickled():
     assert pickle.loads(pickle.dumps(img_process_util.filter2D)) is img_process_util.filter2D
 
 
+@pytest.mark.long
 def test_the_table_names_every_repair():
     done = subprocess.run([sys.executable, "-m", "basicsr_compat"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,8 @@ import yaml
 from basicsr.losses import build_loss
 
 import iter_model  # noqa: F401
-from basicsr_compat.pipeline.check import build_on_meta
 from basicsr_compat.pipeline.options import examine
+from basicsr_compat.pipeline.sections import build_on_meta
 from iter_data import SecondOrderDegradation, read_degradation
 
 OPTIONS = sorted((Path(__file__).parents[2] / "options").glob("*.yml"))

@@ -24,6 +24,7 @@ def run(code, folder, **environment):
     return result.stdout
 
 
+@pytest.mark.long
 def test_load_and_restore_without_basicsr(tmp_path):
     code = (
         BLOCKED
@@ -56,6 +57,7 @@ print(download.fetch(download.Remote("a.pth", pathlib.Path("site/a.pth").absolut
     assert run(code, tmp_path).strip() == "b'abc'"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", ["iter_arch", "basicsr_compat, basicsr.archs"])
 def test_the_registries_hold_our_networks_whatever_is_imported_first(tmp_path, first):
     code = f"""

@@ -1,0 +1,36 @@
+"""Rules of the metrics of a run: which of their values are better, and which of them chooses the best model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from basicsr_compat.pipeline.sections import find_type
+from basicsr_compat.schema import format_value, nearest
+
+# BasicSR's metrics; those of others say it by an attribute: `metric.better = lambda section: "lower"`.
+_BETTER = {"calculate_psnr": "higher", "calculate_ssim": "higher", "calculate_niqe": "lower"}
+
+
+def better_of(section: Mapping[str, Any]) -> str | None:
+    """Which values of a metric are better, 'higher' or 'lower'; None where neither its section nor it says so."""
+    if "better" in section or not isinstance(section.get("type"), str):
+        return section.get("better")
+    says = getattr(find_type("metric", section["type"]), "better", None)
+    return says(section) if says else _BETTER.get(section["type"])
+
+
+def key_metric_problems(opt: dict) -> Iterator[str]:
+    val = opt.get("val") or {}
+    metrics = val.get("metrics")
+    name, known = val.get("key_metric"), list(metrics) if isinstance(metrics, dict) else []
+    if name is not None and name not in known:
+        yield (
+            f"val.key_metric={format_value(name)} must be the name of one of val.metrics: "
+            f"{', '.join(map(str, known)) or 'there are none'}{nearest(name, known)}"
+        )
+    elif name is not None and isinstance(metrics[name], dict) and better_of(metrics[name]) is None:
+        yield (
+            f"val.metrics.{name}.better is missing: val.key_metric keeps the best model, and "
+            f"{format_value(metrics[name].get('type'))} does not say whether higher or lower is better"
+        )

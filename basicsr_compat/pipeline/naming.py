@@ -1,0 +1,48 @@
+"""Errors of constructors, named by the section of the options that they were built from."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from basicsr_compat.schema import OptionProblems, format_error
+
+_NAMED = re.compile(r"(datasets|path|train|val|network_\w+|logger|dist_params)[.=]\w")
+
+
+@contextlib.contextmanager
+def naming(where: str, section: Mapping[str, Any]) -> Iterator[None]:
+    """Around a constructor: what it says to its options becomes a problem of the section that they are in.
+
+    Constructors of BasicSR and of other projects speak in many ways. An error that does not speak of the options is a
+    fault, and stays as it is.
+
+    Raises:
+        OptionProblems: instead of a ValueError, an OSError, an assertion with a text, an unknown or missing argument
+            and a KeyError for an option that the section lacks.
+    """
+    try:
+        yield
+    except OptionProblems:
+        raise
+    except (ValueError, OSError, NotImplementedError) as error:
+        text = format_error(error)
+        # What is said of an option by its name needs no more.
+        raise OptionProblems(text if _NAMED.match(text) else f"{where}: {text}") from error
+    except AssertionError as error:
+        if not str(error):
+            raise
+        raise OptionProblems(f"{where}: {format_error(error)}") from error
+    except KeyError as error:
+        key = error.args[0] if error.args else None
+        if isinstance(key, str) and " " in key:  # a sentence of a registry
+            raise OptionProblems(f"{where}: {key}") from error
+        if not isinstance(key, str) or key in section:
+            raise
+        raise OptionProblems(f"{where}: the options lack {key!r}") from error
+    except TypeError as error:
+        if "__init__() got an unexpected" not in str(error) and "__init__() missing" not in str(error):
+            raise
+        raise OptionProblems(f"{where}: {error}") from error
