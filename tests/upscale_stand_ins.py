@@ -21,7 +21,8 @@ class BicubicNet(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.calls = []
 
-    def restore(self, lq, *, config, seed, tile, batch):
+    def restore(self, lq, *, config, seed, tile, batch, on_progress):
+        on_progress(1, 2)
         self.calls.append({"lq": lq, "config": config, "seed": seed, "tile": tile, "batch": batch})
         image = F.interpolate(lq, scale_factor=self.scale, mode="bicubic").clamp(0, 1)
         tokens, start_step = torch.zeros(1, 1, 1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)

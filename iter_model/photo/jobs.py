@@ -101,8 +101,8 @@ def _restore_each(restorer: Restorer, group: list[Item]) -> list[Photo | Excepti
         return [group[0].photo]
     name = str(group[0].job.source) + (f" and {len(group) - 1} more" if len(group) > 1 else "")
     try:
-        return restorer.restore(
-            [item.photo for item in group], lambda remedy: say(f"{name}: out of GPU memory, {remedy}")
+        return restorer.restore_group(
+            [item.photo for item in group], on_retry=lambda remedy: say(f"{name}: out of GPU memory, {remedy}")
         )
     except FAILURES as error:
         if len(group) == 1:

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from basicsr_compat.images import Photo
 from iter_arch import ITER, SamplingConfig
 from iter_arch.color import ColorMethod, match_color_
+from iter_arch.progress import OnProgress
 
 # Pixels of the restored image; the side of a tile in the input is this divided by the scale.
 DEFAULT_TILE = 512
 # Tiles that go through together on a GPU, where memory allows it.
 DEFAULT_BATCH = 16
+
+
+class Cancelled(Exception):
+    """A restoration was ended on request."""
 
 
 @dataclass(kw_only=True)
@@ -41,7 +46,25 @@ class Restorer:
         side = self.tile or DEFAULT_TILE // self.net.scale
         return min(self.batch, self.batch * side**2 // (size[0] * size[1]))
 
-    def restore(self, photos: list[Photo], on_retry: Callable[[str], None] = lambda remedy: None) -> list[Photo]:
+    def restore(
+        self, photo: Photo, *, progress: OnProgress | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> Photo:
+        """Restore a photo, see `restore_group`.
+
+        Example:
+            >>> restored = restorer.restore(read_photo("cat.jpg"), progress=lambda done, total: print(done / total))
+            >>> write_photo("results/cat.png", restored)
+        """
+        return self.restore_group([photo], progress=progress, cancelled=cancelled)[0]
+
+    def restore_group(
+        self,
+        photos: list[Photo],
+        *,
+        progress: OnProgress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        on_retry: Callable[[str], None] = lambda remedy: None,
+    ) -> list[Photo]:
         """Restore photos of one size to ``net.scale`` times it, each of the same kind: gray, alpha and bit depth stay.
 
         Gray is restored as three equal channels. Alpha is upscaled bicubically; what a file holds under fully
@@ -49,28 +72,40 @@ class Restorer:
 
         Args:
             photos: of one size.
+            progress: called with (done, total) after every batch of tiles.
+            cancelled: asked as often; True ends the restoration.
             on_retry: called with what is tried next where the GPU runs out of memory: half as many tiles together, and
                 once it is one, tiles of half the side.
 
         Raises:
+            Cancelled: ``cancelled`` said so.
             RuntimeError: out of GPU memory even with the smallest tiles.
         """
+
+        def on_progress(done: int, total: int) -> None:
+            if cancelled is not None and cancelled():
+                raise Cancelled
+            if progress is not None:
+                progress(done, total)
+
         rgb = [p.rgb if p.alpha is None else fill_transparent(p.rgb, p.alpha) for p in photos]
         device = next(self.net.parameters()).device
         lq = torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).to(device)
-        images = self._restore_within_memory(lq, on_retry)
+        images = self._restore_within_memory(lq, on_progress, on_retry)
         match_color_(images, lq, self.color_correction, self.color_levels)
         return [
             photo._replace(rgb=image.permute(1, 2, 0).cpu().numpy(), alpha=enlarge_alpha(photo.alpha, self.net.scale))
             for photo, image in zip(photos, images, strict=True)
         ]
 
-    def _restore_within_memory(self, lq: Tensor, on_retry: Callable[[str], None]) -> Tensor:
+    def _restore_within_memory(self, lq: Tensor, on_progress: OnProgress, on_retry: Callable[[str], None]) -> Tensor:
         """lq (b, 3, h, w) -> (b, 3, s h, s w)."""
         tile, batch = self.tile, self.batch
         while True:
             try:
-                return self.net.restore(lq, config=self.config, seed=self.seed, tile=tile, batch=batch).image
+                return self.net.restore(
+                    lq, config=self.config, seed=self.seed, tile=tile, batch=batch, on_progress=on_progress
+                ).image
             except torch.cuda.OutOfMemoryError:
                 pass  # the next try starts outside: the exception holds on to the tensors of this one
             torch.cuda.empty_cache()

@@ -14,7 +14,7 @@ from upscale_stand_ins import enlarge, main, names, run
 import iter_arch
 from basicsr_compat.images import Photo, read_photo
 from iter_arch import color, precision
-from iter_model.commands import upscale
+from iter_model.commands import upscale_options
 from iter_model.photo import restorer
 from iter_model.photo.writer import write_photo
 
@@ -181,12 +181,19 @@ def test_help_names_every_option_and_its_default(capsys):
 
 def test_options_are_those_of_the_library():
     defaults = {field.name: field.default for field in dataclasses.fields(iter_arch.SamplingConfig)}
-    assert {name: option.default for name, option in upscale.SAMPLING.items()} == defaults
+    assert {name: option.default for name, option in upscale_options.SAMPLING.items()} == defaults
     released = dataclasses.asdict(iter_arch.SamplingConfig.released())
-    assert {name: value for name, value in released.items() if value != defaults[name]} == upscale.RELEASED_SAMPLING
-    assert upscale.COLOR_METHODS == tuple(color.METHODS) and upscale.DEFAULT_LEVELS == color.DEFAULT_LEVELS
-    assert upscale.PRECISIONS == precision.PRECISIONS
-    assert (upscale.DEFAULT_TILE, upscale.DEFAULT_BATCH) == (restorer.DEFAULT_TILE, restorer.DEFAULT_BATCH)
+    assert {
+        name: value for name, value in released.items() if value != defaults[name]
+    } == upscale_options.RELEASED_SAMPLING
+    assert (
+        upscale_options.COLOR_METHODS == tuple(color.METHODS) and upscale_options.DEFAULT_LEVELS == color.DEFAULT_LEVELS
+    )
+    assert upscale_options.PRECISIONS == precision.PRECISIONS
+    assert (upscale_options.DEFAULT_TILE, upscale_options.DEFAULT_BATCH) == (
+        restorer.DEFAULT_TILE,
+        restorer.DEFAULT_BATCH,
+    )
 
 
 def test_the_examples_of_help_run(bicubic_net, photo_folder, tmp_path, monkeypatch, capsys):
@@ -224,3 +231,22 @@ def test_progress_bar_on_a_terminal_only(bicubic_net, photo_folder, tmp_path, mo
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert run(photo_folder, tmp_path / "out") == 0
     assert "1/1" in sys.stderr.text
+
+
+def test_a_photo_is_restored_from_code_with_progress_and_can_be_cancelled(bicubic_net):
+    one = restorer.Restorer(
+        net=bicubic_net,
+        config=bicubic_net.sampling,
+        seed=0,
+        tile=None,
+        batch=1,
+        color_correction="none",
+        color_levels=4,
+    )
+    photo = Photo(levels() / np.float32(255))
+    told = []
+    restored = one.restore(photo, progress=lambda done, total: told.append((done, total)))
+    np.testing.assert_allclose(restored.rgb, enlarge(photo.rgb), atol=1e-6)
+    assert told == [(1, 2)]
+    with pytest.raises(restorer.Cancelled):
+        one.restore(photo, cancelled=lambda: True)
