@@ -5,7 +5,6 @@ import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
 from basicsr_compat.pipeline.data import ReadableLoader, readable
 from basicsr_compat.pipeline.distributed import key_value_store
+from basicsr_compat.pipeline.names import result_path
 from basicsr_compat.pipeline.stops import ValidationStopped
-from iter_data import names_below
 from iter_model.collectives import all_reduce_sum
 from iter_model.options import ModelOptions, ValOptions
 from iter_model.pyiqa_metric import build_metric
@@ -90,7 +89,7 @@ class ValidationMixin(BaseModel):
         self, loader: ReadableLoader, current_iter: int | str, *, num_pictures: int, save_img: bool
     ) -> Share:
         """Take images until there are none left."""
-        share, dataset, names = Share(), loader.dataset, image_names(loader.dataset)
+        share = Share()
         turns = self._take_turns(len(loader))
         for index in tqdm(turns, total=len(loader), disable=self.options.rank != 0 or not self.val.pbar):
             try:
@@ -106,9 +105,9 @@ class ValidationMixin(BaseModel):
             self.test()
             image = tensor2img([self.output])
             share.results[index] = self._measure(image) | self._measure_bicubic(data)
-            name = names[index] if names else f"{index:04d}_{Path(data['lq_path'][0]).stem}"
+            name = loader.name_of(index, data)
             if save_img:
-                imwrite(image, self._image_path(dataset.opt["name"], name, current_iter))
+                imwrite(image, self._result_path(loader.dataset.opt["name"], name, current_iter))
             if index < num_pictures:
                 share.pictures[index] = name, self.draw().clamp(0, 1).mul(255).byte().cpu()
         return share
@@ -152,11 +151,11 @@ class ValidationMixin(BaseModel):
         while (number := store.add(turns, 1) - 1) < count:
             yield number
 
-    def _image_path(self, dataset: str, name: str, current_iter: int | str) -> str:
+    def _result_path(self, dataset: str, name: str, current_iter: int | str) -> str:
         folder = os.path.join(self.options.paths.visualization, dataset)
         if self.is_train:
-            return os.path.join(folder, name, f"{os.path.basename(name)}_{current_iter}.png")
-        return os.path.join(folder, f"{name}_{self.val.suffix or self.options.name}.png")
+            return result_path(folder, name, iteration=current_iter)
+        return result_path(folder, name, suffix=self.val.suffix or self.options.name)
 
     def _log_metrics(
         self, results: list[dict[str, float]], dataset: str, current_iter: int | str, tb_logger: Any, left_out: int
@@ -180,18 +179,3 @@ class ValidationMixin(BaseModel):
             if tb_logger:
                 tb_logger.add_scalar(f"metrics/{dataset}/{metric}", mean, current_iter)
         get_root_logger().info("\n".join(lines) + "\n")
-
-
-def image_names(dataset: Dataset) -> list[str] | None:
-    """Of each image of a set a name of its own, the path below its data folder: see `names_below`.
-
-    None: it is neither a set of this project nor one of BasicSR's that lists its files.
-    """
-    if hasattr(dataset, "names"):
-        return dataset.names
-    paths = getattr(dataset, "paths", None)
-    if paths is None or len(paths) != len(dataset):
-        return None
-    roots = [dataset.opt.get(key) for key in ("dataroot_lq", "dataroot_gt", "dataroot")]
-    folders = [folder for root in roots if root for folder in ([root] if isinstance(root, str) else root)]
-    return names_below([path["lq_path"] if isinstance(path, Mapping) else path for path in paths], folders)

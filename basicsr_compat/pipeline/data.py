@@ -7,7 +7,9 @@ import contextlib
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from basicsr_compat.files import require_present
 from basicsr_compat.images import UnreadableImage, printable
+from basicsr_compat.pipeline.names import image_names
 from basicsr_compat.pipeline.naming import naming
 from basicsr_compat.pipeline.randomness import ResumableSampler, SeededItems
 from basicsr_compat.pipeline.stops import obeys_its_parent_alone
@@ -216,6 +219,7 @@ class ReadableLoader:
 
     Attributes:
         skipped: why images were left out so far.
+        name: of the image that it has handed over last, for its result.
         check_stop: called before every image; raises to end the validation there.
     """
 
@@ -223,6 +227,7 @@ class ReadableLoader:
         self.dataset, self.num_workers = loader.dataset, loader.num_workers
         self.items = ReadableItems(loader.dataset)
         self.skipped: list[str] = []
+        self.name = ""
         self.check_stop = check_stop or (lambda: None)
 
     def __len__(self) -> int:
@@ -230,16 +235,27 @@ class ReadableLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         readable = False
-        for data in DataLoader(self.items, batch_size=1):
+        for index, data in enumerate(DataLoader(self.items, batch_size=1)):
             self.check_stop()
             if "unreadable" in data:
                 self.skip(data["unreadable"][0])
             else:
                 readable = True
+                self.name = self.name_of(index, data)
                 yield data
         if not readable:
             name = getattr(self.dataset, "opt", {}).get("name", "the set")
             raise UnreadableImage(f"none of the {len(self)} images of {name} can be read")
+
+    @cached_property
+    def _names(self) -> list[str] | None:
+        return image_names(self.dataset)
+
+    def name_of(self, index: int, data: Mapping[str, Any]) -> str:
+        """A name of its own for the result of image `index`, from the `data` of a batch of it alone."""
+        if self._names is not None:
+            return self._names[index]
+        return f"{index:04d}_{Path(data['lq_path'][0]).stem}" if "lq_path" in data else f"{index:04d}"
 
     def skip(self, reason: str) -> None:
         """Leave an image out: name it in the log, and count it."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
-from basicsr.utils import get_root_logger
+from basicsr.utils import get_root_logger, imwrite
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from basicsr_compat.images import UnreadableImage, decode_image, printable
-from basicsr_compat.patching import Repair
+from basicsr_compat.patching import Repair, with_globals
 from basicsr_compat.pipeline import checkpoints
+from basicsr_compat.pipeline.data import readable
+from basicsr_compat.pipeline.names import result_path
 from basicsr_compat.pipeline.pairs import naming_partners
 from basicsr_compat.schema import OptionProblems, nearest, requires
 
@@ -104,6 +107,26 @@ def nan_where_undefined(niqe: Callable[..., float]) -> Callable[..., float]:
     return niqe_or_nan
 
 
+def naming_results(validate: Callable[..., None]) -> Callable[..., None]:
+    """SRModel.nondist_validation whose results are named by the path below the data folder."""
+
+    @functools.wraps(validate)
+    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+        loader, opt = readable(dataloader), self.opt
+        folder = os.path.join(opt["path"]["visualization"], loader.dataset.opt["name"])
+        if opt["is_train"]:
+            form = {"iteration": current_iter}
+        else:
+            form = {"suffix": opt["val"].get("suffix") or opt["name"]}
+
+        def write(image, path):
+            return imwrite(image, result_path(folder, loader.name, **form))
+
+        with_globals(validate, imwrite=write)(self, loader, current_iter, tb_logger, save_img)
+
+    return nondist_validation
+
+
 def _replace(target: str, replacement: Callable[[Any], Any], reason: str) -> Repair:
     return Repair(target=target, is_broken=lambda current: True, replacement=replacement, reason=reason)
 
@@ -132,6 +155,11 @@ REPLACEMENTS = (
         "basicsr.models.base_model:BaseModel.load_network",
         _by(checkpoints.load_network),
         "may run code, and takes `params` where the asked param_key is not there",
+    ),
+    _replace(
+        "basicsr.models.sr_model:SRModel.nondist_validation",
+        naming_results,
+        "names results by the stem: s1/0001.png and s2/0001.png overwrite each other",
     ),
     _replace(
         "basicsr.utils.file_client:FileClient.get", naming_get, "its bytes do not say which file cannot be decoded"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from iter_data.degradation import DEGRADATION_REGISTRY, Degradation, Pair, make_pair, read_degradation
 from iter_data.kernels import Kernels, draw_kernels
-from iter_data.names import names_below
 from iter_data.pair_pool import PairPool
 from iter_data.second_order_dataset import SecondOrderDegradationDataset, batch_to_pair
 from iter_data.second_order_degradation import SecondOrderDegradation, degrade
@@ -31,7 +30,6 @@ __all__ = [
     "degrade",
     "draw_kernels",
     "make_pair",
-    "names_below",
     "read_degradation",
     "sharpen",
 ]

@@ -2,6 +2,7 @@
 
 import os
 import random
+import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from typing import Any
@@ -16,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from basicsr_compat.images import printable
+from basicsr_compat.pipeline.names import names_below
 from basicsr_compat.pipeline.randomness import seeded_globals
 from iter_data.degradation import MIN_GT_SIZE, Degradation, Pair, make_pair, read_degradation
 from iter_data.images import PAUSES, UnreadableImage, decode_image, read_bytes, to_tensor
-from iter_data.names import names_below, seed_of
 from iter_data.options import DatasetOptions, dataset_problems
 from iter_data.sharpening import sharpen
 from iter_data.sources import disk_entries, lmdb_entries, name_of_key
@@ -266,3 +267,8 @@ def _as_list(value: str | list[str] | None) -> list[str]:
 def _client(root: str) -> FileClient:
     # one a process and LMDB: it cannot be opened twice; read-only and without locks it may cross a fork
     return FileClient("lmdb", db_paths=[root], client_keys=["gt"])
+
+
+def seed_of(name: str, seed: int) -> int:
+    """A 32-bit seed for one name, from `seed` and the name: the same on every machine."""
+    return zlib.crc32(f"{seed}/{name}".encode())

@@ -1,6 +1,7 @@
 """`basicsr train` and `basicsr test` as a user types them: BasicSR's own model, network and dataset on small images."""
 
 import copy
+import shutil
 
 import cv2
 import numpy as np
@@ -93,6 +94,36 @@ def test_testing_restores_and_measures(trained):
     images = sorted((trained / "results/small/visualization/pairs").glob("*.png"))
     assert [image.name for image in images] == [f"{index}_small.png" for index in range(4)]
     assert cv2.imread(str(images[0])).shape == (48, 48, 3)
+
+
+SETS = {
+    "train": {"type": "SecondOrderDegradationDataset", "dataroot_gt": "deep"},
+    "test": {"type": "SingleImageDataset", "dataroot_lq": "deep", "meta_info_file": "meta.txt"},
+}
+RESULTS = {
+    "train": ["deep/s1/0001/0001_2.png", "deep/s2/0001/0001_2.png"],
+    "test": ["deep/s1/0001_named.png", "deep/s2/0001_named.png"],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", SETS)
+def test_results_of_photos_of_one_name_do_not_overwrite_each_other(trained, kind):
+    for index in (1, 2):
+        (trained / f"deep/s{index}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(trained / f"gt/{index}.png", trained / f"deep/s{index}/0001.png")
+    (trained / "meta.txt").write_text("s1/0001.png (48,48,3)\ns2/0001.png (48,48,3)\n")
+    opt = yaml.safe_load((trained / f"{kind}.yml").read_text()) | {"name": "named"}
+    (phase,) = opt["datasets"].keys() - {"train"}
+    opt["datasets"][phase] = SETS[kind] | {"name": "deep"}
+    opt["val"] = {"save_img": True} | ({"val_freq": 2} if kind == "train" else {})
+    (trained / "named.yml").write_text(yaml.safe_dump(opt))
+    code, output = call(trained, BASICSR, kind, "-opt", "named.yml")
+    assert code == 0, output
+    root = trained / ("experiments" if kind == "train" else "results") / "named/visualization"
+    written = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
+    assert written == RESULTS[kind]
+    assert (root / written[0]).read_bytes() != (root / written[1]).read_bytes()
 
 
 def test_two_processes_train_and_resume_under_torchrun(folder):

@@ -1,9 +1,12 @@
-"""Short names that are one for one with the files of a data set: for results, and for what is seeded by a name."""
+"""Names of images by their path below the data folder: no two of a set share one, and results do not overwrite others.
+
+BasicSR names results by the stem of the file alone.
+"""
 
 import os
-import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def names_below(paths: Sequence[str], roots: Sequence[str]) -> list[str]:
@@ -45,6 +48,29 @@ def _below(path: str, roots: Sequence[str]) -> tuple[str, str]:
     return "", os.path.basename(path) if os.path.isabs(path) else path
 
 
-def seed_of(name: str, seed: int) -> int:
-    """A 32-bit seed for one name, from `seed` and the name: the same on every machine."""
-    return zlib.crc32(f"{seed}/{name}".encode())
+def image_names(dataset: Any) -> list[str] | None:
+    """Of each image of a data set a name of its own, see `names_below`; None where the set does not list its files.
+
+    A data set may have its own `names`, as that of this project has.
+    """
+    if hasattr(dataset, "names"):
+        return dataset.names
+    paths = getattr(dataset, "paths", None)
+    if paths is None or len(paths) != len(dataset):
+        return None
+    roots = [dataset.opt.get(key) for key in ("dataroot_lq", "dataroot_gt", "dataroot")]
+    folders = [folder for root in roots if root for folder in ([root] if isinstance(root, str) else root)]
+    return names_below([path["lq_path"] if isinstance(path, Mapping) else path for path in paths], folders)
+
+
+def result_path(folder: str, name: str, *, iteration: int | str | None = None, suffix: str = "") -> str:
+    """Where the result of an image goes below `folder`, that of its set.
+
+    Args:
+        name: the image's, see `names_below`.
+        iteration: of the training run whose validation it is; None for a test.
+        suffix: of the files of a test.
+    """
+    if iteration is not None:
+        return os.path.join(folder, name, f"{os.path.basename(name)}_{iteration}.png")
+    return os.path.join(folder, f"{name}_{suffix}.png")
