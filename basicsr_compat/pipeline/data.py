@@ -255,7 +255,8 @@ class ReadableLoader:
         """A name of its own for the result of image `index`, from the `data` of a batch of it alone."""
         if self._names is not None:
             return self._names[index]
-        return f"{index:04d}_{Path(data['lq_path'][0]).stem}" if "lq_path" in data else f"{index:04d}"
+        path = data["lq_path"][0] if "lq_path" in data else None
+        return f"{index:04d}_{Path(path).stem}" if isinstance(path, str) else f"{index:04d}"  # a clip has several
 
     def skip(self, reason: str) -> None:
         """Leave an image out: name it in the log, and count it."""

@@ -163,7 +163,8 @@ def test_a_set_without_options_and_a_clip_of_several_files_are_taken():
         def __getitem__(self, index):
             return {"lq": torch.zeros(2, 3, 4, 4), "lq_path": ["0.png", "1.png"]}
 
-    assert len(list(ReadableLoader(DataLoader(Clips())))) == 1
+    loader = ReadableLoader(DataLoader(Clips()))
+    assert len(list(loader)) == 1 and loader.name == "0000"
 
 
 def test_a_stop_ends_a_validation_before_its_next_image():
