@@ -87,11 +87,8 @@ class SwinVQGAN(nn.Module):
         return self.decode_codes(self.quantizer.codes(tokens)).clamp(0, 1)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """codes (b, d, h, w) -> image (b, 3, factor * h, factor * w) at least float32, nominally in [0, 1], not
-        clamped."""
-        codes = codes.to(self.decoder[0].weight.dtype)
-        # bfloat16 has as many steps in [0.5, 1) as in [-1, 1] of the decoder's output: the difference would be lost.
-        return (widened(self.decoder(codes)) + 1) / 2
+        """See the function `decode_codes`."""
+        return decode_codes(self.decoder, codes)
 
     def forward(self, image: Tensor, *, quantize: bool = True) -> Reconstructed:
         """image (b, 3, H, W) RGB in [0, 1] -> Reconstructed.
@@ -104,6 +101,12 @@ class SwinVQGAN(nn.Module):
         loss = quantized.loss if quantize else 0 * quantized.loss
         output = self.decode_codes(quantized.codes if quantize else latent)
         return Reconstructed(output if self.training else output.clamp(0, 1), quantized.tokens, loss, latent)
+
+
+def decode_codes(decoder: nn.Sequential, codes: Tensor) -> Tensor:
+    """D_H on codes (b, d, h, w) -> image (b, 3, H, W), at least float32, nominally in [0, 1], not clamped."""
+    # bfloat16 has as many steps in [0.5, 1) as in [-1, 1] of the decoder's output: the difference would be lost.
+    return (widened(decoder(codes.to(decoder[0].weight.dtype))) + 1) / 2
 
 
 def _encoder(widths: Sequence[int], res_blocks: int, dim: int, swin: SwinOptions) -> nn.Sequential:

@@ -21,7 +21,7 @@ from iter_arch.iter_arch import ITER
 from iter_arch.pretrained.checkpoint import load_strictly, read_weights
 from iter_arch.quantizer import expected_codes
 from iter_arch.sampling import LogitTiles, make_generators, sample
-from iter_arch.swin_vqgan_arch import SwinVQGAN
+from iter_arch.swin_vqgan_arch import SwinVQGAN, decode_codes
 from iter_model.adversarial import AdversarialMixin
 from iter_model.iter_model import ITERModel
 from iter_model.option_rules import gan_problems
@@ -37,7 +37,7 @@ class TrainedDecoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """codes (b, d, h, w) -> image (b, 3, H, W) float32, not clamped."""
-        return (self.decoder(codes).float() + 1) / 2
+        return decode_codes(self.decoder, codes)
 
 
 class Decoded(NamedTuple):
