@@ -40,3 +40,11 @@ def shared_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs ITER_SHARED_DATA=<folder of image sets>")
     return Path(folder)
+
+
+@pytest.fixture
+def photo_folder(tmp_path):
+    """An empty folder for photos."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder

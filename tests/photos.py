@@ -20,6 +20,12 @@ def smooth(*size, seed=0):
     return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
+def blurred(*size, seed=0):
+    """A photo (H, W, 3) of uint8 with soft blobs, from black to white."""
+    image = cv2.GaussianBlur(levels(size, seed), (9, 9), 0)
+    return cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+
+
 def encoded(image, kind="PNG", **options):
     """The file of pixels, or of a Pillow image."""
     file = io.BytesIO()

@@ -4,11 +4,11 @@ import copy
 import shutil
 
 import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
 from commands import BASICSR, call, torchrun
+from photos import blurred, save
 
 PAIRS = {"type": "PairedImageDataset", "dataroot_gt": "gt", "dataroot_lq": "lq"}
 OPTIONS = {
@@ -40,13 +40,12 @@ OPTIONS["datasets"]["train"] |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 
 def folder(tmp_path_factory):
     """A working folder with four image pairs and the option files of a training and of its test."""
     folder = tmp_path_factory.mktemp("pipeline")
-    rng = np.random.default_rng(0)
     for name in ("gt", "lq"):
         (folder / name).mkdir()
     for index in range(4):
-        image = cv2.GaussianBlur(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8), (9, 9), 0)
-        cv2.imwrite(str(folder / f"gt/{index}.png"), image)
-        cv2.imwrite(str(folder / f"lq/{index}.png"), cv2.resize(image, (12, 12), interpolation=cv2.INTER_AREA))
+        image = blurred(48, 48, seed=index)
+        save(folder / f"gt/{index}.png", image)
+        save(folder / f"lq/{index}.png", cv2.resize(image, (12, 12), interpolation=cv2.INTER_AREA))
     (folder / "train.yml").write_text(yaml.safe_dump(OPTIONS))
     test = copy.deepcopy(OPTIONS)
     test["datasets"] = {"test_1": test["datasets"]["val"]}

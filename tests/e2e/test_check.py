@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
 from commands import BASICSR, call
+from photos import blurred, save
 from small_networks import VQGAN, config, small_iter
 
 from iter_arch import SwinVQGAN, save_pretrained
@@ -20,8 +19,7 @@ def folder(tmp_path):
     """Photos, weights, and the options of stage I and of a test with small networks."""
     (tmp_path / "photos").mkdir()
     for index in range(2):
-        image = np.random.default_rng(index).integers(0, 256, (72, 80 + 8 * index, 3), dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / f"photos/{index}.png"), cv2.GaussianBlur(image, (9, 9), 0))
+        save(tmp_path / f"photos/{index}.png", blurred(72, 80 + 8 * index, seed=index))
     for name in ("train_swin_vqgan_tiny", "test_iter_kodak24"):
         opt = yaml.safe_load((OPTIONS / f"{name}.yml").read_text())
         for dataset in opt["datasets"].values():

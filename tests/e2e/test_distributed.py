@@ -17,6 +17,7 @@ import torch
 import yaml
 from commands import BASICSR, call, torchrun
 from distributed_driver import gradients_of_both_models, validations
+from photos import blurred, save
 from small_networks import config, small_iter
 
 DRIVER = Path(__file__).parents[1] / "distributed_driver.py"
@@ -53,11 +54,9 @@ OPTIONS = {
 def folder(tmp_path_factory):
     """Photos, a checkpoint of stage I, and the options of a training and of its test."""
     folder = tmp_path_factory.mktemp("ranks")
-    rng = np.random.default_rng(0)
-    for name in ("photos/0", "photos/1", "photos/2", "photo/3"):
-        image = cv2.GaussianBlur(rng.integers(0, 256, (96, 104, 3), dtype=np.uint8), (9, 9), 0)
+    for seed, name in enumerate(("photos/0", "photos/1", "photos/2", "photo/3")):
         (folder / name).parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"{name}.png"), cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX))
+        save(folder / f"{name}.png", blurred(96, 104, seed=seed))
     torch.save({"params_ema": small_iter(seed=7).vqgan.state_dict()}, folder / "vqgan.pth")
     (folder / "train.yml").write_text(yaml.safe_dump(OPTIONS))
     test = copy.deepcopy(OPTIONS)

@@ -3,12 +3,11 @@
 import re
 import shlex
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
 from commands import BASICSR, TORCHRUN, call
+from photos import blurred, save
 from small_networks import small_iter
 from small_options import small
 
@@ -23,10 +22,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone")
     for name in ("photos", "options"):
         (folder / name).mkdir()
-    rng = np.random.default_rng(0)
     for index in range(4):
-        image = cv2.GaussianBlur(rng.integers(0, 256, (72, 80, 3), dtype=np.uint8), (9, 9), 0)
-        cv2.imwrite(str(folder / f"photos/{index}.png"), cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX))
+        save(folder / f"photos/{index}.png", blurred(72, 80, seed=index))
     for name in ("train_swin_vqgan", "train_iter", "test_iter"):
         small(name, folder)
         opt = yaml.safe_load((folder / f"{name}.yml").read_text())

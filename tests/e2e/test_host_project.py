@@ -6,12 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
 from commands import call, torchrun
+from photos import blurred, save
 
 from basicsr_compat.repairs import REPAIRS
 
@@ -151,12 +150,10 @@ def host_options(model, workers):
 @pytest.fixture
 def project(tmp_path):
     """A folder of a project with a program of its own and some images."""
-    rng = np.random.default_rng(0)
     for name, size in (("gt", 96), ("lq", 24)):
         (tmp_path / name).mkdir()
         for index in range(4):
-            image = cv2.GaussianBlur(rng.integers(0, 256, (size, size, 3), dtype=np.uint8), (9, 9), 0)
-            cv2.imwrite(str(tmp_path / f"{name}/{index}.png"), image)
+            save(tmp_path / f"{name}/{index}.png", blurred(size, size, seed=index))
     (tmp_path / "meta.txt").write_text("".join(f"{index}.png (96,96,3)\n" for index in range(4)))
     (tmp_path / "host.py").write_text(HOST)
     return tmp_path

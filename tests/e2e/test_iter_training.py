@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from commands import BASICSR, call, torchrun
+from photos import blurred, save
 from small_options import small
 
 
@@ -22,10 +23,8 @@ def folder(tmp_path_factory):
     """Photos, and the options of both stages and of a test."""
     folder = tmp_path_factory.mktemp("training")
     (folder / "photos").mkdir()
-    rng = np.random.default_rng(0)
     for index in range(3):
-        image = cv2.GaussianBlur(rng.integers(0, 256, (120, 136, 3), dtype=np.uint8), (9, 9), 0)
-        cv2.imwrite(str(folder / f"photos/{index}.png"), cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX))
+        save(folder / f"photos/{index}.png", blurred(120, 136, seed=index))
     for name in ("train_swin_vqgan_tiny", "train_swin_vqgan_tiny_decoder", "train_iter_tiny", "test_iter"):
         small(name, folder)
     return folder

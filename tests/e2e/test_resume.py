@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
 from commands import BASICSR, call, torchrun
+from photos import blurred, save
 from small_networks import TOKENS, VQGAN, small_iter
 
 SERVER = Path(__file__).parents[1] / "run_server.py"
@@ -95,14 +95,12 @@ class Runs:
 
     def __init__(self, folder):
         self.folder = folder
-        rng = np.random.default_rng(0)
         for name in ("photos", "small"):
             (folder / name).mkdir()
         for index in range(2):
-            image = cv2.GaussianBlur(rng.integers(0, 256, (80, 96, 3), dtype=np.uint8), (9, 9), 0)
-            image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
-            cv2.imwrite(str(folder / f"photos/{index}.png"), image)
-            cv2.imwrite(str(folder / f"small/{index}.png"), cv2.resize(image, (24, 20), interpolation=cv2.INTER_AREA))
+            image = blurred(80, 96, seed=index)
+            save(folder / f"photos/{index}.png", image)
+            save(folder / f"small/{index}.png", cv2.resize(image, (24, 20), interpolation=cv2.INTER_AREA))
         torch.save({"params_ema": small_iter(seed=7).vqgan.state_dict()}, folder / "vqgan.pth")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -5,11 +5,10 @@ import re
 import subprocess
 import sys
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
+from photos import blurred, save
 from small_networks import VQGAN, config
 
 # As a host project does it; the pipeline of `basicsr train` is not installed.
@@ -85,10 +84,8 @@ def folder(tmp_path_factory):
     """Photos, and the outcome of stage I."""
     folder = tmp_path_factory.mktemp("host")
     (folder / "photos").mkdir()
-    rng = np.random.default_rng(0)
     for index in range(2):
-        image = cv2.GaussianBlur(rng.integers(0, 256, (96, 104, 3), dtype=np.uint8), (9, 9), 0)
-        cv2.imwrite(str(folder / f"photos/{index}.png"), cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX))
+        save(folder / f"photos/{index}.png", blurred(96, 104, seed=index))
     (folder / "one.txt").write_text(host(folder, "train", STAGE_ONE))
     return folder
 

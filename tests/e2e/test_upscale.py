@@ -34,13 +34,6 @@ def weights(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    return folder
-
-
 def run(source, output, *arguments):
     return commands.main(["upscale", "-i", str(source), "-o", str(output), "--device", "cpu", *map(str, arguments)])
 
@@ -50,39 +43,39 @@ def names(folder):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 2), (33, 47)])
-def test_the_network_restores_any_size(weights, photos, tmp_path, size):
-    save(photos / "a.png", levels(size))
-    assert run(photos, tmp_path / "out", "--model", weights, "--steps", 2, "--tile", 16) == 0
+def test_the_network_restores_any_size(weights, photo_folder, tmp_path, size):
+    save(photo_folder / "a.png", levels(size))
+    assert run(photo_folder, tmp_path / "out", "--model", weights, "--steps", 2, "--tile", 16) == 0
     assert np.asarray(Image.open(tmp_path / "out" / "a.png")).shape == (4 * size[0], 4 * size[1], 3)
 
 
-def test_same_seed_same_pixels_whatever_else_is_in_the_folder(weights, photos, tmp_path):
-    source = save(photos / "b.png", levels((12, 12)))
+def test_same_seed_same_pixels_whatever_else_is_in_the_folder(weights, photo_folder, tmp_path):
+    source = save(photo_folder / "b.png", levels((12, 12)))
     options = ("--model", weights, "--steps", 2, "--no-adaptive", "--temperature", 2)
     assert run(source, tmp_path / "alone", *options, "--seed", 1) == 0
     assert run(source, tmp_path / "seed2", *options, "--seed", 2) == 0
-    save(photos / "a.png", levels((5, 5), seed=1))
-    assert run(photos, tmp_path / "both", *options, "--seed", 1) == 0
+    save(photo_folder / "a.png", levels((5, 5), seed=1))
+    assert run(photo_folder, tmp_path / "both", *options, "--seed", 1) == 0
     alone, seed2, both = ((tmp_path / folder / "b.png").read_bytes() for folder in ("alone", "seed2", "both"))
     assert alone == both
     assert alone != seed2
 
 
 @pytest.mark.parametrize("options", [("--tile", 32), ("--tile", 0)])
-def test_files_do_not_depend_on_what_goes_through_together(weights, photos, tmp_path, options):
+def test_files_do_not_depend_on_what_goes_through_together(weights, photo_folder, tmp_path, options):
     for index, size in enumerate([(20, 24), (20, 24), (20, 24), (9, 9), (20, 24), (20, 24), (40, 70)]):
-        save(photos / f"{index}.png", levels(size, seed=index))
+        save(photo_folder / f"{index}.png", levels(size, seed=index))
     options = ("--model", weights, "--steps", 2, "--no-adaptive", "--temperature", 2, *options)
-    assert run(photos, tmp_path / "single", *options, "--batch", 1) == 0
-    assert run(photos, tmp_path / "many", *options, "--batch", 8) == 0
+    assert run(photo_folder, tmp_path / "single", *options, "--batch", 1) == 0
+    assert run(photo_folder, tmp_path / "many", *options, "--batch", 8) == 0
     for path in (tmp_path / "single").iterdir():
         assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
 
 
 @pytest.mark.parametrize("method", ["adain", "wavelet"])
-def test_a_gray_photo_stored_as_rgb_comes_out_gray(weights, photos, tmp_path, method):
-    save(photos / "a.png", levels()[..., :1].repeat(3, axis=2))
-    assert run(photos, tmp_path / "out", "--model", weights, "--color-correction", method) == 0
+def test_a_gray_photo_stored_as_rgb_comes_out_gray(weights, photo_folder, tmp_path, method):
+    save(photo_folder / "a.png", levels()[..., :1].repeat(3, axis=2))
+    assert run(photo_folder, tmp_path / "out", "--model", weights, "--color-correction", method) == 0
     result = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert result.ndim == 3 and (result == result[..., :1]).all() and result.std() > 0
 
@@ -98,7 +91,7 @@ for size in ("small", "large"):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peak in /proc/self/status")
-def test_memory_is_that_of_one_float_copy_of_the_result(photos, tmp_path):
+def test_memory_is_that_of_one_float_copy_of_the_result(photo_folder, tmp_path):
     """Logits of all tokens alone would take 32 bytes a pixel, and so would two more copies of the result."""
     torch.manual_seed(0)
     small = {"swin": {"dim": 8, "depth": 2, "heads": 2, "window": 4}}
@@ -131,9 +124,9 @@ def command(*arguments, **options):
     )
 
 
-def test_the_command_restores_and_reports(weights, photos, tmp_path):
-    save(photos / "a.png", levels((20, 30)))
-    (photos / "b.png").touch()
+def test_the_command_restores_and_reports(weights, photo_folder, tmp_path):
+    save(photo_folder / "a.png", levels((20, 30)))
+    (photo_folder / "b.png").touch()
     process = command("-i", "photos", "-o", "out", "--model", weights, "--steps", 2, cwd=tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
@@ -142,9 +135,9 @@ def test_the_command_restores_and_reports(weights, photos, tmp_path):
     assert np.asarray(Image.open(tmp_path / "out" / "a.png")).shape == (80, 120, 3)
 
 
-def test_ctrl_c_ends_the_command_without_a_traceback(weights, photos, tmp_path):
+def test_ctrl_c_ends_the_command_without_a_traceback(weights, photo_folder, tmp_path):
     for index in range(300):
-        save(photos / f"{index:03}.png", levels((20, 20)))
+        save(photo_folder / f"{index:03}.png", levels((20, 20)))
     process = command("-i", "photos", "-o", "out", "--model", weights, cwd=tmp_path)
     output = tmp_path / "out"
     deadline = time.monotonic() + 120

@@ -24,14 +24,6 @@ def bicubic_net(monkeypatch):
 
 
 @pytest.fixture
-def photo_folder(tmp_path):
-    """An empty folder for photos."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def parse_options(tmp_path, monkeypatch):
     """parse_options(change, *words, is_train=True): the options of OPTIONS after change(OPTIONS), or of a yml text."""
     monkeypatch.chdir(tmp_path)

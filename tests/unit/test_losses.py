@@ -8,6 +8,7 @@ import pytest
 import torch
 from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric
+from pickles import Code
 
 import iter_model  # noqa: F401
 from iter_model.pyiqa_metric import build_metric, create_metric
@@ -113,11 +114,7 @@ def test_pickles_in_pyiqas_cache_are_not_run(tmp_path, monkeypatch):
     """pyiqa reads them with weights_only=False."""
     import pyiqa.archs.arch_util
 
-    class Code:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "proof"),)
-
-    torch.save({"params": Code()}, tmp_path / "cached.pth")
+    torch.save({"params": Code(str(tmp_path / "proof"))}, tmp_path / "cached.pth")
     monkeypatch.setattr(pyiqa.archs.arch_util, "load_file_from_url", lambda url: str(tmp_path / "cached.pth"))
     with pytest.raises(ValueError, match="metric='musiq' of pyiqa is not built.*holds more than weights"):
         create_metric("musiq")

@@ -4,20 +4,13 @@ import os
 import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from second_order import write_image
 
 from iter_data import SecondOrderDegradationDataset
 from iter_data.images import list_images, read_image, to_image
 from iter_data.prepare import main
-
-
-def write_image(path, height=48, width=64, seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
-    return image
 
 
 def files_under(folder):
@@ -32,7 +25,7 @@ def test_lmdb_gives_the_data_set_the_same_images(tmp_path):
         write_image(photos / name, seed=seed)
     assert main(["lmdb", str(photos), str(tmp_path / "photos.lmdb")]) == 0
     lines = (tmp_path / "photos.lmdb" / "meta_info.txt").read_text().splitlines()
-    assert len(lines) == 4 and "sub/two%2Edots.png (48,64,3) 1" in lines and all(line.isascii() for line in lines)
+    assert len(lines) == 4 and "sub/two%2Edots.png (64,80,3) 1" in lines and all(line.isascii() for line in lines)
     common = {"phase": "val", "scale": 4}
     stored = SecondOrderDegradationDataset({**common, "dataroot_gt": str(tmp_path / "photos.lmdb"),
                                             "io_backend": {"type": "lmdb"}})  # fmt: skip
