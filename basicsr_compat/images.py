@@ -1,4 +1,4 @@
-"""The one reader of image files, for training, test, `prepare` and `upscale`: what one of them reads, all of them read.
+"""The reader of image files for training, test, `prepare` and `upscale`, which therefore accept the same files.
 
 Pillow identifies and decodes: unlike OpenCV it refuses truncated files, and it knows palettes, CMYK and orientation. It
 reduces 16-bit color to 8 bits, so those pixels come from OpenCV.
@@ -36,7 +36,7 @@ class UnreadableImage(ValueError):
 
 
 class Metadata(NamedTuple):
-    """What a file says of its photo.
+    """Metadata of a photo.
 
     exif: the EXIF block, from its byte order on.
     xmp: the XMP packet.
@@ -49,7 +49,7 @@ class Metadata(NamedTuple):
 
 
 class Photo(NamedTuple):
-    """An image with what is needed to write it back as the kind of file that it was.
+    """An image, with what is needed to write a file of the same kind.
 
     rgb: (H, W, 3) float32 in [0, 1], upright; the three channels are equal if ``is_gray``.
     alpha: (H, W) float32 in [0, 1], or None.

@@ -38,7 +38,7 @@ __all__ = [
 
 
 class OptionProblems(ValueError):
-    """What the user has to change before a run can begin, a line for each problem.
+    """What the user has to change before a run can begin, one line per problem.
 
     `basicsr` prints these lines and no traceback.
     """
@@ -155,7 +155,7 @@ def format_error(error: BaseException) -> str:
 
 
 def problems_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
-    """Say what of `value` does not fit an annotation; a line each, which names the field, the value and the rule.
+    """Say how `value` violates an annotation: one line per problem, with the field, the value and the rule.
 
     Known are numbers, strings, booleans, None, Literal, unions, lists, mappings, dataclasses, and Annotated with Rule,
     OptionsOf or OneOf. Any other annotation accepts everything.

@@ -2,8 +2,8 @@
 
     python benchmarks/training.py [--stage 1 2] [--size tiny paper] [--runs 7] [--threads 1] [--also 'autocast: none']
 
-An iteration is what a training does for a batch, one process making its data too: crops, degradation, losses,
-gradients, optimisers and average. All sides run in turns, their medians are printed; with --threads 1 CPU time, which
+An iteration is what a training run does for a batch, one process making its data too: crops, degradation, losses,
+gradients, optimizers and average. All sides run in turns, their medians are printed; with --threads 1 CPU time, which
 other programs do not disturb. Stage I has its GAN term on and no LPIPS, whose weights would be downloaded.
 """
 
@@ -37,7 +37,7 @@ YMLS = {
     (2, "tiny"): "train_iter_tiny.yml",
     (2, "paper"): "train_iter.yml",
 }
-PHASES = ("data", "forward", "backward", "optimiser")
+PHASES = ("data", "forward", "backward", "optimizer")
 Seconds = dict[str, float]
 
 
@@ -86,10 +86,10 @@ class Clock:
         with ExitStack() as stack:
             for owner, name, phase in (
                 (torch.Tensor, "backward", "backward"),
-                (torch.optim.Adam, "step", "optimiser"),
-                (TrainingMixin, "step", "optimiser"),
-                (TrainingMixin, "update_ema", "optimiser"),
-                (plain, "average", "optimiser"),
+                (torch.optim.Adam, "step", "optimizer"),
+                (TrainingMixin, "step", "optimizer"),
+                (TrainingMixin, "update_ema", "optimizer"),
+                (plain, "average", "optimizer"),
             ):
                 stack.enter_context(mock.patch.object(owner, name, self.timed(phase, getattr(owner, name))))
             start = self.now()

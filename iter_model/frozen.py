@@ -1,4 +1,4 @@
-"""What a training builds on and does not change, and must find unchanged where it resumes: its VQGAN above all."""
+"""Frozen weights that a training run builds on, the VQGAN above all: a state resumes only on the same ones."""
 
 import os
 import zlib

@@ -206,7 +206,7 @@ class Paths:
     """Of the section `path` what the models read, the run's folders that BasicSR adds to it among it.
 
     pretrain_network_*: checkpoints to start from, which BasicSR sets where it resumes.
-    param_key_g: which state dict of pretrain_network_g; ~ for params in a training, params_ema in a test.
+    param_key_g: which state dict of pretrain_network_g; ~ for params in a training run, params_ema in a test.
     """
 
     pretrain_network_g: str | None = None
@@ -264,7 +264,7 @@ def read_model_options(opt: Section, train_options: type[TrainOptions], val_opti
         network_d=opt.get("network_d"),
         paths=Paths(**{field.name: opt["path"].get(field.name) or field.default for field in fields(Paths)}),
         training_set=_read_training_set(opt["datasets"]["train"]) if is_train else None,
-        # Of the section of a training nothing is read in a test.
+        # Of the section of a training run nothing is read in a test.
         train=read_section(train_options, opt["train"], "train") if is_train else TrainerOptions(),
         val=read_section(val_options, opt.get("val") or {}, "val"),
     )

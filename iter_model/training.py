@@ -40,7 +40,7 @@ class TrainingMixin(BaseModel):
     def option_problems(
         cls, opt: Mapping[str, Any], is_train: bool, networks: Mapping[str, nn.Module]
     ) -> Iterator[str]:
-        """Say what is wrong with the options of a run, a line each.
+        """Say what is wrong with the options of a run, one line per problem.
 
         Args:
             opt: the yml, each of its sections a mapping.
@@ -98,7 +98,7 @@ class TrainingMixin(BaseModel):
     def trained_key(self) -> str | None:
         """Which state dict of path.pretrain_network_g is that of net_g; None: params_ema, else params.
 
-        A training goes on with the weights that the optimizer left, a test measures what validations measured.
+        A training run continues from the weights of the optimizer; a test measures the average, as validations do.
         """
         return self.options.paths.param_key_g or ("params" if self.is_train else None)
 
@@ -196,7 +196,7 @@ class TrainingMixin(BaseModel):
         checkpoints.resume_training(self, resume_state)
 
     def training_state(self, current_iter: int) -> dict[str, Any]:
-        """What this rank needs besides networks, optimizers and schedulers to go on exactly after `current_iter`.
+        """What this rank needs besides networks, optimizers and schedulers to continue exactly after `current_iter`.
 
         Returns:
             Tensors and plain containers, for `load_training_state`. 'gradients': of every parameter of every

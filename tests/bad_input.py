@@ -53,7 +53,7 @@ def options_of_test(lq, gt, **changes):
 
 
 def train_with(folder, where, value):
-    """The words of a training with one option changed, or taken out where the value is `...`."""
+    """The words of a training run with one option changed, or taken out where the value is `...`."""
     opt = copy.deepcopy(TRAINING)
     *path, key = where.split(".")
     section = opt

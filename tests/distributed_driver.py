@@ -1,7 +1,7 @@
 """A rank of the tests in e2e/test_distributed.py, under torchrun in a folder with options.
 
-`compare` writes what each rank saw to rank<n>.pt; `threads` counts those that a training leaves behind; any other word
-trains by the command, with that fault in rank 1.
+`compare` writes what each rank saw to rank<n>.pt; `threads` counts those that a training run leaves behind; any other
+word trains by the command, with that fault in rank 1.
 """
 
 import copy
@@ -52,7 +52,7 @@ def named_parameters(model):
 
 
 def gradients(model, accumulate):
-    """Gradients with which the optimisers step after `accumulate` joint batches, and those after the first batch."""
+    """Gradients with which the optimizers step after `accumulate` joint batches, and those after the first batch."""
     stepped, first = {}, {}
     names = {parameter: name for name, parameter in named_parameters(model)}
 
@@ -189,7 +189,7 @@ def command(*words):
 
 
 def trained(name):
-    """What this rank saw in a training by the command: images, degraded images, masks, of every iteration."""
+    """What this rank saw in a training run by the command: images, degraded images, masks, of every iteration."""
     seen = []
     draw = ITERModel.draw_training_masks
 
@@ -259,7 +259,7 @@ def train_with(fault, iteration):
 
 
 def count_threads():
-    """How many threads of gloo a training leaves behind; Python's shutdown may abort a process that has some."""
+    """How many threads of gloo a training run leaves behind; Python's shutdown may abort a process that has some."""
     command("train", "-opt", "train.yml", "--force_yml", "name=threads")
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     print(f"{sum('gloo' in name for name in names)} threads of gloo")

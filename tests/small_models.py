@@ -10,7 +10,7 @@ from iter_arch import save_pretrained
 
 
 def options(tmp_path, **train) -> dict:
-    """Options of a training whose folders are in tmp_path, as BasicSR would complete them."""
+    """Options of a training run whose folders are in tmp_path, as BasicSR would complete them."""
     rank, world_size = get_dist_info()
     models, states = tmp_path / "models", tmp_path / "training_states"
     models.mkdir(parents=True, exist_ok=True)

@@ -32,10 +32,7 @@ class LoggerOptions:
 
 def problems_of(opt: dict, is_train: bool) -> list[str]:
     """Everything that is wrong with completed options, a line for each problem; files aside."""
-    problems = [
-        *_name_problems(opt["name"]),
-        *unregistered(opt),
-    ]
+    problems = [*_name_problems(opt["name"]), *unregistered(opt)]
     if is_train:
         problems += [*_impossible_numbers(opt), *key_metric_problems(opt)]
     problems += problems_in(opt["num_gpu"], Natural | Literal["auto"], "num_gpu")
@@ -59,7 +56,7 @@ _KNOWN = {
 
 
 def unfit_sections(opt: dict, is_train: bool) -> Iterator[str]:
-    """Say which sections that BasicSR looks into are none."""
+    """Say what must be a section of options and is not."""
     optional = ["path", "logger", "train", "val", *(key for key in opt if str(key).startswith("network_"))]
     for key in optional:
         if opt.get(key) is not None and not isinstance(opt[key], dict):
@@ -202,7 +199,7 @@ def _missing_data(opt: dict) -> Iterator[str]:
 
 
 def _declared_problems(opt: dict, is_train: bool) -> Iterator[str]:
-    """What the classes of model and data sets say that declare their options: see CONTRIBUTING.md."""
+    """The problems that model and data sets find in the options they declare: see CONTRIBUTING.md."""
     for phase, dataset in opt["datasets"].items():
         found = find_type("dataset", dataset.get("type"))
         if hasattr(found, "option_problems"):

@@ -1,4 +1,4 @@
-"""How a training is saved and resumed: whole files, and exactly the same losses.
+"""How a training run is saved and resumed: whole files, and exactly the same losses.
 
 Plain functions on a model of BasicSR's. `install_pipeline` makes them methods of `BaseModel`; our own models call them
 from methods of their own, so that they keep these promises under BasicSR's own train.py too.
@@ -38,12 +38,13 @@ from basicsr_compat.schema import OptionProblems, format_error, format_value
 
 @dataclass
 class Progress:
-    """Where a training is, as far as BasicSR's models do not know it.
+    """The progress of a training run that BasicSR's models do not keep.
 
-    consumed: samples of all ranks that this epoch has handed to the training; None where nobody counts.
+    consumed: samples of this epoch that all ranks have trained on; None where they are not counted.
     saved: iteration of the last state written.
     best: metric, value and iteration of net_g_best.pth.
-    iteration, networks: of the checkpoint that is being written, the checksum of each file; None, it was not written.
+    iteration, networks: the checkpoint being written, and the checksum of each of its files; None for one that could
+        not be written.
     """
 
     consumed: int | None = None
@@ -54,7 +55,7 @@ class Progress:
 
 
 def progress_of(model: BaseModel) -> Progress:
-    """The progress of a model's training, which begins where it has none."""
+    """The progress of a model's training run; a new one where it has none."""
     if not hasattr(model, "progress"):
         model.progress = Progress()
     return model.progress
@@ -74,7 +75,7 @@ def save_network(
 ) -> None:
     """Save networks as one file, whole or not at all.
 
-    BasicSR's writes in place, and goes on where the disk is full.
+    BasicSR's writes in place, and continues where the disk is full.
 
     Args:
         current_iter: an iteration; -1, the outcome of the training; or 'best', of which only net_g is kept.
@@ -108,7 +109,7 @@ def save_network(
 
 
 def save_training_state(model: BaseModel, epoch: int, current_iter: int | str) -> None:
-    """Save what a training needs besides its networks to go on exactly; called on all ranks.
+    """Save what a training run needs besides its networks to continue exactly; called on all ranks.
 
     BasicSR's forgets the best metrics, the place in the epoch and all random generators. Written last: a state implies
     its networks, whose checksums it holds. Where one of them could not be written there is none.
@@ -232,16 +233,16 @@ def _what_it_is_instead(content: Any) -> str:
     if isinstance(content, dict) and any(isinstance(value, dict | torch.Tensor) for value in content.values()):
         keys = ", ".join(format_value(key) for key in list(content)[:3])
         return (
-            f"this file holds the weights of a network ({keys}), not the state of a training; {remedy}; to start from "
-            "these weights set path.pretrain_network_g"
+            f"this file holds the weights of a network ({keys}), not the state of a training run; {remedy}; to start "
+            "from these weights set path.pretrain_network_g"
         )
-    return f"this file does not hold the state of a training; {remedy}"
+    return f"this file does not hold the state of a training run; {remedy}"
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """The state that a training goes on from; None where it starts anew.
+    """The state that a training run continues from; None where it starts anew.
 
-    BasicSR's looks under the working directory, needs a CUDA device, and dies of a state that a kill left in pieces.
+    BasicSR's searches the working directory, needs a CUDA device, and crashes on a truncated state.
 
     Args:
         opt: the options; with auto_resume the newest state whose networks are whole becomes path.resume_state, and the
@@ -300,8 +301,8 @@ def _of_rank(state: dict[str, Any], opt: dict[str, Any]) -> dict[str, Any]:
 def resume_training(model: BaseModel, resume_state: dict[str, Any]) -> None:
     """Put a model where a state left off.
 
-    BasicSR's forgets what its own states do not hold, see `save_training_state`, and goes on with the state's learning
-    rate and milestones where the options have others by now.
+    BasicSR's forgets what its own states do not hold, see `save_training_state`, and keeps the state's learning rate
+    and milestones where the options have changed.
     """
     resume_optimizers(model, resume_state)
     if resume_state.get("best_metric_results"):

@@ -43,7 +43,7 @@ def build_set(phase: str, section: dict[str, Any]) -> Dataset:
         raise OptionProblems(f"{where} holds no images: {roots}; see datasets/README.md")
     listed = section.get("meta_info_file") or section.get("meta_info")
     on_disk = (section.get("io_backend") or {}).get("type", "disk") == "disk"
-    # BasicSR meets a listed file that is not there when its turn comes, hours into a run. A data set that declares its
+    # BasicSR finds out that a listed file is missing when it reads it, hours into a run. A data set that declares its
     # options looks for its files itself.
     if listed and on_disk and not hasattr(dataset, "option_problems"):
         paths = [path for entry in getattr(dataset, "paths", ()) for path in _files_of(entry)]
@@ -108,8 +108,8 @@ def batches(loader: DataLoader, opt: dict[str, Any]) -> Iterator[dict[str, Any]]
 class PrefetchThread(threading.Thread):
     """Fetches batches ahead.
 
-    BasicSR's ends at an exception in the data set, and the training waits for it for ever; it also outlives its loop,
-    an epoch's thread and workers each, and now and then aborts the process at its exit.
+    BasicSR's thread ends at an exception in the data set, and the training then waits forever. It also outlives its
+    loop: every abandoned epoch leaves a thread and its workers, which may abort the process at exit.
     """
 
     def __init__(self, loader: DataLoader, size: int) -> None:
@@ -141,7 +141,7 @@ class PrefetchThread(threading.Thread):
     def stop(self) -> None:
         """End the thread."""
         self._stopping.set()
-        self.join(timeout=60)  # no longer than a sick file system deserves
+        self.join(timeout=60)  # a file system may hang
         atexit.unregister(self.stop)
 
     def __iter__(self) -> Iterator[Any]:
@@ -159,7 +159,7 @@ class _Failed:
 
 
 def name_replaced_images(dataset: Dataset, world_size: int) -> None:
-    """Say at a training's end which photos a data set could not read and replaced; before, each rank names its own."""
+    """Log at the end which photos could not be read and were replaced, on all ranks."""
     own = list(getattr(dataset, "unreadable", ()))
     parts = [own]
     if world_size > 1:
@@ -185,7 +185,7 @@ def validation_loader(phase: str, opt: dict[str, Any], check_stop: Callable[[], 
 
 
 class ReadableItems(Dataset):
-    """Items of a validation or test set; instead of one that cannot be used, {"unreadable": why}."""
+    """Items of a validation or test set; {"unreadable": reason} for one that cannot be used."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -219,7 +219,7 @@ class ReadableLoader:
 
     Attributes:
         skipped: why images were left out so far.
-        name: of the image that it has handed over last, for its result.
+        name: name of the current image, for its result.
         check_stop: called before every image; raises to end the validation there.
     """
 
@@ -265,5 +265,5 @@ class ReadableLoader:
 
 
 def readable(loader: DataLoader | ReadableLoader) -> ReadableLoader:
-    """The loader that leaves out what cannot be used, also where BasicSR's own loop hands over a plain one."""
+    """The loader as a ReadableLoader; BasicSR's own loop passes a plain one."""
     return loader if isinstance(loader, ReadableLoader) else ReadableLoader(loader)

@@ -1,4 +1,4 @@
-"""Several processes that train together: started by torchrun or SLURM, and whose fault it is where one fails."""
+"""Several processes that train together: how torchrun or SLURM start them, and which one failed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ProcessGroupOptions:
 
     backend: of torch.distributed; on a CPU always gloo.
     port: at which SLURM's processes meet; by default MASTER_PORT, or one made of the job's number.
-    timeout: seconds for which a rank waits for the others before it takes them for stuck and ends the run.
+    timeout: seconds that a rank waits for the others before it ends the run.
     """
 
     backend: str = "nccl"
@@ -58,15 +58,15 @@ def join(opt: dict[str, Any], launcher: str) -> Watch | None:
 
 
 def leave(watch: Watch | None, error: BaseException | None = None) -> None:
-    """Leave the other processes, and end the threads that talk to them: a thread of gloo that lets go of a tensor while
-    the interpreter ends aborts the process.
+    """Leave the process group and end its threads: a thread of gloo that frees a tensor while the interpreter shuts
+    down aborts the process.
 
-    The group lives as long as a model that is wrapped for it. So the caller holds no model any more.
+    The group lives as long as any model that is wrapped for it, so the caller must hold none.
 
     Args:
         watch: from `join`.
-        error: what this process's run failed with. Then NCCL is not waited for, since ranks may be gone, and gloo only
-            for a while.
+        error: what the run failed with, if it failed. Ranks may be gone then: NCCL is not waited for, gloo for ten
+            seconds.
     """
     if watch is not None:
         watch.stop()
@@ -83,7 +83,7 @@ def leave(watch: Watch | None, error: BaseException | None = None) -> None:
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Let go of the variables of the functions that an error went through; its traceback can still be printed."""
+    """Clear the local variables that an error's traceback holds; it can still be printed."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
@@ -121,7 +121,7 @@ def init_process_group(launcher: str, section: dict[str, Any], on_gpu: bool) -> 
 
 
 def _translate_slurm(port: int | None) -> None:
-    """Make of SLURM's environment torchrun's. BasicSR's hands the list of nodes to a shell, whatever is in it."""
+    """Translate SLURM's environment into torchrun's. BasicSR's passes the list of nodes to a shell unquoted."""
     environment = os.environ
     missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if name not in environment]
     if missing:
@@ -150,7 +150,7 @@ def _translate_slurm(port: int | None) -> None:
 
 
 def key_value_store() -> torch.distributed.Store:
-    """The key-value store by which the processes of a run have met."""
+    """The key-value store through which the processes of a run met."""
     return torch.distributed.distributed_c10d._get_default_store()
 
 
@@ -166,7 +166,7 @@ class Watch(threading.Thread):
     Args:
         rank: of this process.
         interval: seconds between two looks into the store.
-        grace: seconds for this rank to fail in its own way, which names the place, or to come to its end.
+        grace: seconds for this rank to fail with an error of its own, which names the place, or to finish.
     """
 
     def __init__(self, rank: int, interval: float = 5, grace: float = 20) -> None:
@@ -193,7 +193,7 @@ class Watch(threading.Thread):
                 return None
             first = int(self.store.get(_FAILED))
         except RuntimeError:
-            return "the process by which the ranks have met is gone"
+            return "the process that holds the ranks' store is gone"
         return f"rank {first} failed" if first != self.rank else None
 
     def stop(self) -> None:
@@ -204,7 +204,7 @@ class Watch(threading.Thread):
 
 
 def failed_elsewhere(error: Exception) -> str | None:
-    """One line that says which rank's fault `error` is; None where it is this one's, whose message is the one to read.
+    """A line that names the rank whose failure caused `error`; None if this rank failed by itself.
 
     The first rank that fails by a fault of its own tells the others so, before its connections close and they fail too.
     """

@@ -1,7 +1,7 @@
 """The loops of `basicsr train` and `basicsr test`, over BasicSR's builders, sampler, prefetchers and MessageLogger.
 
-Any model of BasicSR runs in them. A training can be killed at any point: `--auto_resume` continues with the losses that
-it would have had; see checkpoints.py and randomness.py.
+Any model of BasicSR runs in them. A training run can be killed at any point: `--auto_resume` continues with the losses
+that it would have had; see checkpoints.py and randomness.py.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from basicsr_compat.schema import OptionProblems, format_error
 
 @dataclass
 class Run:
-    """What outlives a training or test that fails: who made it looks here for how far it got."""
+    """What the caller of a training run or a test still needs after a failure: how far it got, and what is open."""
 
     stops: Stops = field(default_factory=Stops)
     folders: RunFolders = field(default_factory=RunFolders)
@@ -53,9 +53,9 @@ class Run:
 
 @dataclass
 class Training:
-    """A training between its start and its end.
+    """The state of a training run.
 
-    epoch, iteration: those that run, or ran last.
+    epoch, iteration: the current ones, or the last.
     validated: iteration of the last validation.
     """
 
@@ -82,7 +82,7 @@ def train(opt: dict[str, Any], args: argparse.Namespace, run: Run) -> int:
         run: a new one.
 
     Returns:
-        The exit code: 0; 1 where the state of a stopped training could not be saved; 128 + the number of a signal.
+        The exit code: 0; 1 where the state of a stopped training run could not be saved; 128 + the number of a signal.
     """
     run.watch = join(opt, args.launcher)
     torch.backends.cudnn.benchmark = True
@@ -128,7 +128,7 @@ def _open_log(opt: dict[str, Any], kind: str) -> logging.Logger:
 
 
 def _resume(training: Training, state: dict[str, Any]) -> None:
-    """Go on from a state: in the middle of its epoch, and with the validation that was due when it was saved."""
+    """Continue from a state: in the middle of its epoch, and with the validation that was due when it was saved."""
     try:
         training.model.resume_training(state)
     except (KeyError, ValueError) as error:

@@ -14,10 +14,9 @@ _NAMED = re.compile(r"(datasets|path|train|val|network_\w+|logger|dist_params)[.
 
 @contextlib.contextmanager
 def naming(where: str, section: Mapping[str, Any]) -> Iterator[None]:
-    """Around a constructor: what it says to its options becomes a problem of the section that they are in.
+    """Turn an error of a constructor about its options into a problem with the section that they came from.
 
-    Constructors of BasicSR and of other projects speak in many ways. An error that does not speak of the options is a
-    fault, and stays as it is.
+    Any other error is a fault of the program and is raised unchanged.
 
     Raises:
         OptionProblems: instead of a ValueError, an OSError, an assertion with a text, an unknown or missing argument

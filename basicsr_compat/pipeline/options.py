@@ -19,7 +19,7 @@ from basicsr_compat.schema import OptionProblems, format_error, nearest
 
 
 def warn(message: str) -> None:
-    """Say something before BasicSR's logger has its file; it must not be touched until then."""
+    """Print a warning. BasicSR's logger must not be used before it has its file."""
     if os.environ.get("RANK", "0") == "0":
         print(f"WARNING: {message}", file=sys.stderr, flush=True)
 
@@ -28,7 +28,7 @@ def warn(message: str) -> None:
 
 
 def _fill_in(opt: dict, is_train: bool) -> None:
-    """BasicSR looks these up without asking; where they are missing it stops with a bare KeyError."""
+    """Set the defaults of options that BasicSR reads without one: a missing key is a bare KeyError there."""
     opt.setdefault("num_gpu", "auto")
     opt.setdefault("manual_seed", None)
     defaults = {"path": {}, "logger": {"use_tb_logger": False}}
@@ -47,7 +47,7 @@ def _fill_in(opt: dict, is_train: bool) -> None:
 
 
 def _force(opt: dict, entry: str) -> None:
-    """BasicSR runs a --force_yml entry as code, and makes a new key, which nobody reads, of a misspelt one."""
+    """Apply one --force_yml entry. BasicSR runs it as code, and adds a misspelt key as a new one."""
     path, equals, text = entry.partition("=")
     keys = [key.strip() for key in path.split(":")]
     if not equals:
@@ -71,7 +71,7 @@ def _force(opt: dict, entry: str) -> None:
 
 
 def _expand_paths(opt: dict) -> None:
-    """`~` and `$HOME`; BasicSR knows the first, of some keys. A folder is the same folder with a slash behind it."""
+    """Expand `~` and `$HOME`, and drop a slash at the end of a folder. BasicSR expands `~` in some keys only."""
 
     def expand(value):
         if isinstance(value, list):
@@ -91,7 +91,7 @@ def _expand_paths(opt: dict) -> None:
 
 
 def _settle_devices(opt: dict) -> None:
-    """BasicSR takes num_gpu at its word: no GPU there is a crash, as are CUDA streams and pinned memory on a CPU.
+    """Use the GPUs that are there. BasicSR crashes where num_gpu says more, and on options of CUDA on a CPU.
 
     One process uses one GPU: BasicSR's DataParallel gathers the losses of several into one vector.
     """
@@ -115,7 +115,7 @@ def _settle_devices(opt: dict) -> None:
 
 
 def how_to_use_all_gpus(count: int, is_train: bool) -> str:
-    """What a run in one process says where it was given several GPUs."""
+    """The warning of a run in one process on a machine with several GPUs."""
     command = "train" if is_train else "test"
     return (
         f"one process uses one of the {count} GPUs; for all of them: torchrun --nproc_per_node={count} --no-python "
@@ -148,7 +148,7 @@ def add_option_file(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add BasicSR's command line arguments for a training or a test to `parser`."""
+    """Add BasicSR's command line arguments for a training run or a test to `parser`."""
     add_option_file(parser)
     parser.add_argument("--auto_resume", action="store_true", help="continue from the newest saved state of this run")
     parser.add_argument("--debug", action="store_true", help="name the run debug_...: log, validate and save often")
@@ -165,7 +165,7 @@ def read_options(args: argparse.Namespace, root_path: str, is_train: bool) -> di
     Args:
         args: the command line, parsed with `add_arguments`.
         root_path: folder in which `experiments/` or `results/` is to be made.
-        is_train: whether this is a training.
+        is_train: whether this is a training run.
 
     Raises:
         OptionProblems: the file is missing or holds no options; or options are missing, unknown or impossible, or name
@@ -178,10 +178,10 @@ def read_options(args: argparse.Namespace, root_path: str, is_train: bool) -> di
 
 
 def examine(args: argparse.Namespace, root_path: str, is_train: bool | None) -> tuple[dict, list[str], list[str]]:
-    """As `read_options`, for who goes on where files are missing.
+    """As `read_options`, but returns the problems and the missing files instead of raising.
 
     Args:
-        is_train: None: a training where the yml has a data set for it.
+        is_train: None: a training run where the yml has a data set for it.
 
     Returns:
         The options, which can be used where there are no problems, and have the key 'is_train' where all their sections
@@ -219,7 +219,7 @@ def examine(args: argparse.Namespace, root_path: str, is_train: bool | None) -> 
 
 
 def _complete(opt: dict, is_train: bool) -> None:
-    """Put values into the form that their readers expect, as far as the options need not be right for it."""
+    """Bring values into the form that their readers expect. The options may still have problems."""
     if type(opt["name"]) is int:
         opt["name"] = str(opt["name"])
     for phase, dataset in opt["datasets"].items():

@@ -1,9 +1,9 @@
 """Random numbers of a run: seeds, the global generators, and training items that are the same after a resume.
 
-What a training item is, is a function of (manual_seed, epoch, position in the epoch's order), whatever process makes
-it: `ResumableSampler` hands out (index, seed), `SeededItems` draws the item from it. Our models draw from generators
-that they seed anew by (manual_seed, rank, iteration) in every iteration, with `derive_seed`. What is left as state, the
-global generators among it, is in the `.state` file.
+A training item depends on (manual_seed, epoch, position in the epoch's order) alone, not on the process that makes it:
+`ResumableSampler` yields (index, seed), and `SeededItems` draws the item with that seed. Our models seed their
+generators by (manual_seed, rank, iteration) in every iteration, with `derive_seed`. All other state, such as that of
+the global generators, is in the `.state` file.
 """
 
 from __future__ import annotations

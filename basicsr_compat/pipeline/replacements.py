@@ -23,13 +23,13 @@ from basicsr_compat.schema import OptionProblems, nearest, requires
 
 
 class NamedBytes(bytes):
-    """The content of a file, and where it is from."""
+    """The content of a file, with its path."""
 
     path = "the image"
 
 
 def naming_get(get: Callable[..., Any]) -> Callable[..., Any]:
-    """FileClient.get whose bytes know their file; of what an LMDB does not have, none."""
+    """FileClient.get whose bytes carry the name of their file; empty for a key that an LMDB lacks."""
 
     @functools.wraps(get)
     def get_named(self, filepath, *args, **kwargs):
@@ -75,7 +75,7 @@ def quiet_get(get: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def needing_ground_truth(calculate: Callable[..., Any]) -> Callable[..., Any]:
-    """calculate_metric that says so where a metric against the ground truth meets images that have none."""
+    """calculate_metric that says which metric needs a ground truth that the images lack."""
 
     @functools.wraps(calculate)
     def calculate_metric(data, opt):
@@ -139,7 +139,7 @@ REPLACEMENTS = (
     _replace(
         "basicsr.models.base_model:BaseModel.save_network",
         _by(checkpoints.save_network),
-        "writes in place, and goes on where the disk is full",
+        "writes in place, and continues where the disk is full",
     ),
     _replace(
         "basicsr.models.base_model:BaseModel.save_training_state",
@@ -149,7 +149,7 @@ REPLACEMENTS = (
     _replace(
         "basicsr.models.base_model:BaseModel.resume_training",
         _by(checkpoints.resume_training),
-        "forgets the same, and goes on with the state's learning rates where the options have others",
+        "forgets the same, and continues with the state's learning rates where the options have others",
     ),
     _replace(
         "basicsr.models.base_model:BaseModel.load_network",
@@ -179,7 +179,11 @@ REPLACEMENTS = (
         sorted_scandir,
         "lists in the order of the file system: the same seed trains differently on another disk",
     ),
-    _replace("basicsr.utils.registry:Registry.get", quiet_get, "prints of names that it finds, and hints at none"),
+    _replace(
+        "basicsr.utils.registry:Registry.get",
+        quiet_get,
+        "prints the names that it finds, and suggests none for a misspelt one",
+    ),
     _replace(
         "basicsr.metrics:calculate_metric", needing_ground_truth, "is a TypeError about `img2` without ground truth"
     ),

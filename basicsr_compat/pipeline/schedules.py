@@ -1,4 +1,4 @@
-"""Optimizers and learning rates of a resumed training: the state's place in the schedule of the options."""
+"""Optimizers and learning rates of a resumed training run: the state's place in the schedule of the options."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PLACE = ("last_epoch", "_step_count", "_last_lr")
 
 
 def resume_optimizers(model: BaseModel, state: dict[str, Any]) -> None:
-    """Take over what the optimizers have gathered; their options and the schedule are those of the yml.
+    """Load the state of the optimizers; their options and the schedule stay those of the yml.
 
     Where the schedule is the state's, so is the place in it, bit for bit; another one is gone through from its start.
     """
     counts = (len(state["optimizers"]), len(state["schedulers"]))
     if counts != (len(model.optimizers), len(model.schedulers)):
         raise OptionProblems(
-            f"path.resume_state={format_value(model.opt['path'].get('resume_state'))}: it is of a training with "
+            f"path.resume_state={format_value(model.opt['path'].get('resume_state'))}: it is of a training run with "
             f"{counts[0]} optimizers and {counts[1]} schedulers, this one has {len(model.optimizers)} and "
             f"{len(model.schedulers)}"
         )
@@ -56,7 +56,7 @@ def _is_basicsrs(scheduler: Any) -> bool:
 
 
 def _same_schedule(model: BaseModel, state: dict[str, Any]) -> bool:
-    """Whether a state's learning rates follow the schedule of the options; those of other projects' classes do."""
+    """Whether a state's learning rates follow the schedule of the options; assumed for classes of other projects."""
     if not all(map(_is_basicsrs, model.schedulers)):
         return True
     if state.get("warmup_iter", -1) != model.opt["train"].get("warmup_iter", -1) and "warmup_iter" in state:

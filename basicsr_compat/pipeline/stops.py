@@ -1,4 +1,4 @@
-"""Signals: SIGTERM and Ctrl-C end a training after its running iteration, on all ranks after the same one."""
+"""Signals: SIGTERM and Ctrl-C end a training run after the current iteration, the same one on all ranks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from basicsr_compat.pipeline.distributed import key_value_store
 
 
 class ValidationStopped(Exception):
-    """A signal came during a validation, whose rest is left out."""
+    """A signal ended a validation early."""
 
 
 class Stop(NamedTuple):
-    """The last iteration of a training, and the signal that asked for it."""
+    """The last iteration of a training run, and the signal that asked for it."""
 
     iteration: int
     signal: int
@@ -29,7 +29,7 @@ class Stop(NamedTuple):
 
 
 class Stops:
-    """What signals ask of this process's run, and what all ranks have agreed on."""
+    """The signals that this process got, and the stop that all ranks agreed on."""
 
     def __init__(self) -> None:
         self.signal: int | None = None  # that this process got
@@ -83,7 +83,7 @@ class Stops:
 
 @contextlib.contextmanager
 def orderly_stops() -> Iterator[Stops]:
-    """Within this block SIGTERM and Ctrl-C end a training after its running iteration; a second one ends it at once.
+    """Within this block SIGTERM and Ctrl-C end a training run after the current iteration; a second signal ends it now.
 
     Where no iteration has begun they raise SystemExit and KeyboardInterrupt, which lets a failed start clean up.
     """

@@ -1,4 +1,4 @@
-"""What `basicsr check` tries, beyond reading the options: whatever they name is built, and one batch is put through.
+"""What `basicsr check` tries after reading the options: it builds all that they name and processes one batch.
 
 Nothing is written.
 """

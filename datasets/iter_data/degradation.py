@@ -1,4 +1,4 @@
-"""What a degradation is: it makes the LQ of a GT. `degradation: {type: ...}` chooses one; the data set makes the pair.
+"""Degradations, which make the LQ of a GT. `degradation: {type: ...}` chooses one; the data set makes the pair.
 
 A new one is a class in a file `*_degradation.py` beside this one, which is imported, and so registered, by itself; or
 anywhere else, where it registers itself in `DEGRADATION_REGISTRY` (docs/extending.md).
@@ -57,7 +57,7 @@ class Degradation:
 
 
 def degradation_problems(section: Any, where: str) -> Iterator[str]:
-    """Say what is wrong with a section `degradation`, a line each: keys, types and ranges, then what its class says."""
+    """Say what is wrong with a section `degradation`, one line per problem, its class's rules last."""
     problems = list(problems_in(_typed(section), DegradationSection, where))
     yield from problems
     if not problems:

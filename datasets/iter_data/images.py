@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from basicsr_compat.files import atomic_write
 from basicsr_compat.images import SUFFIXES, UnreadableImage, decode_image, printable
 
 # Of files that are passed over.
@@ -125,7 +126,8 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     _, data = cv2.imencode(".png", image)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # not cv2.imwrite, which returns False for a full disk and fails on non-ASCII names on Windows
-    Path(path).write_bytes(data.tobytes())
+    with atomic_write(path) as temporary:
+        Path(temporary).write_bytes(data.tobytes())
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

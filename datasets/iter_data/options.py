@@ -27,7 +27,7 @@ class DatasetOptions:
 
     dataroot_gt: an image folder, searched through its subfolders in sorted order; or a list of folders; with
         io_backend type lmdb, one `.lmdb` folder.
-    meta_info: optional text file naming the images to use, relative to dataroot_gt, one a line as BasicSR writes
+    meta_info: optional text file naming the images to use, relative to dataroot_gt, one per line as BasicSR writes
         them (`name.png` or `name.png (h,w,c) 1`); a list of files for a list of folders.
     io_backend: {type: disk} (default) or {type: lmdb}.
     gt_size: side of the GT crops, a multiple of the scale, >= 32 (> 25 is what sharpening needs); in training only.
@@ -73,7 +73,7 @@ class DatasetOptions:
 
 
 def dataset_problems(section: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Say what is wrong with a section of `DatasetOptions`, a line each."""
+    """Say what is wrong with a section of `DatasetOptions`, one line per problem."""
     of_degradation = {field.name for field in fields(SecondOrderOptions)}
     for key in of_degradation.intersection(section):
         yield f"{where}.{key} belongs into the sub-section {where}.degradation: move it there"

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import lmdb
-import yaml
 from tqdm import tqdm
 
+from basicsr_compat.pipeline.yml import read_yml
 from iter_data.degradation import read_degradation
 from iter_data.images import UnreadableImage, decode_image, list_images, read_image, to_image, write_png
 from iter_data.second_order_dataset import SecondOrderDegradationDataset
 
 Result = TypeVar("Result")
 _MAX_LMDB_KEY = 511  # LMDB's own limit, in bytes
-_LMDB_BATCH = 256  # images a transaction
+_LMDB_BATCH = 256  # images per transaction
 
 
 class PrepareError(Exception):
@@ -225,12 +225,12 @@ def _parser() -> argparse.ArgumentParser:
 def _run_degrade(arguments: argparse.Namespace) -> list[str]:
     degradation = None
     if arguments.opt is not None:
-        try:
-            opt = yaml.safe_load(Path(arguments.opt).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise PrepareError(f"{arguments.opt} is not valid YAML: {error}") from error
-        train = ((opt or {}).get("datasets") or {}).get("train")
-        if not train:
+        opt, problems = read_yml(arguments.opt)
+        if problems:
+            raise PrepareError("\n".join(problems))
+        datasets = opt.get("datasets")
+        train = datasets.get("train") if isinstance(datasets, dict) else None
+        if not isinstance(train, dict):
             raise PrepareError(f"{arguments.opt} has no section datasets.train, whose degradation is to be used")
         degradation = train.get("degradation")
         read_degradation(degradation, f"{arguments.opt}: datasets.train.degradation")
@@ -263,7 +263,7 @@ def _refuse_existing(output: str) -> None:
 
 
 def _in_threads(work: Callable[[str], Result], paths: list[str]) -> Iterator[Result | UnreadableImage]:
-    """Apply `work` to every path, in order, with a progress bar; disks and OpenCV let go of the interpreter."""
+    """Apply `work` to every path, in order, with a progress bar; disks and OpenCV release the interpreter."""
 
     def attempt(path: str) -> Result | UnreadableImage:
         try:

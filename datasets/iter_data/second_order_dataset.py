@@ -73,7 +73,7 @@ class SecondOrderDegradationDataset(Dataset):
         self.crop_size = declared.crop_pad_size or declared.gt_size
         self._find_images(declared, section)
         self._lqs: dict[int, Tensor] = {}  # of validation, uint8
-        # shared with the workers, so that a bad file is named once and not once a worker and epoch
+        # shared with the workers, so that a bad file is named once and not once per worker and epoch
         self._is_unreadable = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
         self._is_away = torch.zeros(1, dtype=torch.bool).share_memory_()
 
@@ -93,7 +93,7 @@ class SecondOrderDegradationDataset(Dataset):
 
     @staticmethod
     def option_problems(opt: Mapping[str, Any], section: str) -> Iterator[str]:
-        """Say what is wrong with the section of a data set, a line each; looks at no file."""
+        """Say what is wrong with the section of a data set, one line per problem; looks at no file."""
         return dataset_problems({"phase": "train"} | dict(opt), section)
 
     def __len__(self) -> int:
@@ -265,7 +265,7 @@ def _as_list(value: str | list[str] | None) -> list[str]:
 
 @cache
 def _client(root: str) -> FileClient:
-    # one a process and LMDB: it cannot be opened twice; read-only and without locks it may cross a fork
+    # one per process and LMDB: it cannot be opened twice; read-only and without locks it may cross a fork
     return FileClient("lmdb", db_paths=[root], client_keys=["gt"])
 
 

@@ -1,4 +1,4 @@
-"""`basicsr check`: whether a training or a test would begin, found out without making a file or a folder."""
+"""`basicsr check`: whether a training run or a test would begin, found out without making a file or a folder."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_upscale_restores_every_kind_as_what_it_is(upscaled):
     opacity = np.linspace(0, 1, 32, dtype=np.float32)[None].repeat(24, axis=0)
     expected = np.clip(cv2.resize(opacity, (128, 96), interpolation=cv2.INTER_CUBIC), 0, 1)
     np.testing.assert_allclose(photos["rgba"].alpha, expected, atol=2 / 255)
-    # as shown, not as stored: the mean colours of the halves are those of the upright photo
+    # as shown, not as stored: the mean colors of the halves are those of the upright photo
     for name in ("turned", "cmyk"):
         halves = [half.mean((0, 1)) for half in (photos[name].rgb[:, :64], photos[name].rgb[:, 64:])]
         upright = [half.mean((0, 1)) for half in (photos["rgb"].rgb[:, :64], photos["rgb"].rgb[:, 64:])]
@@ -159,7 +159,7 @@ def test_test_of_basicsrs_own_model_leaves_out_the_same(pairs):
     assert "Validation set" in output and "# psnr: " in output
 
 
-# The same in a training: replaced; on two ranks, either of which may meet them
+# The same in a training run: replaced; on two ranks, either of which may meet them
 
 
 def test_training_names_an_unreadable_photo_once_replaces_it_and_counts(training_photos):

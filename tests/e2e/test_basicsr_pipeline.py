@@ -38,7 +38,7 @@ OPTIONS["datasets"]["train"] |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A working folder with four image pairs and the option files of a training and of its test."""
+    """A working folder with four image pairs and the option files of a training run and of its test."""
     folder = tmp_path_factory.mktemp("pipeline")
     for name in ("gt", "lq"):
         (folder / name).mkdir()
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """The folder after a training of 2 iterations and its resumption up to 4."""
+    """The folder after a training run of 2 iterations and its resumption up to 4."""
     code, output = call(folder, BASICSR, "train", "-opt", "train.yml", "--force_yml", "logger:use_tb_logger=true")
     assert code == 0, output
     assert list((folder / "tb_logger/small").glob("events.*"))
@@ -143,7 +143,7 @@ def test_two_processes_train_and_resume_under_torchrun(folder):
         (["test", "-opt", "test.yml", "--force_yml", "path:param_key_g=params_em"], "no 'params_em', it has 'params'"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2_and_touches_nothing(trained, words, message):
+def test_a_problem_is_one_line_and_exit_code_2_and_touches_nothing(trained, words, message):
     def content():
         return sorted(str(path) for path in trained.rglob("*"))
 

@@ -90,7 +90,7 @@ def test_without_its_data_the_rest_is_checked(folder):
     assert "skipped  batch: no data" in output and output.endswith("1 problem\n")
 
 
-def test_every_mistake_is_listed_and_no_code_is_run(folder):
+def test_every_problem_is_listed_and_no_code_is_run(folder):
     words = ["train:ema_decay=2", "train:optim_g:type=Adan", "network_g:swin:heads=3", "train:pixel_opt:type=L1Los"]
     code, output = check(folder, "-opt", "train_swin_vqgan_tiny.yml", "--force_yml", *words)
     assert code == 2, output
@@ -103,7 +103,7 @@ def test_every_mistake_is_listed_and_no_code_is_run(folder):
     assert code == 2 and "is not valid YAML" in output and len(output.splitlines()) == 2
 
 
-def test_a_training_with_mistakes_names_them_all_and_makes_nothing(folder):
+def test_a_training_with_problems_names_them_all_and_makes_nothing(folder):
     words = ["train:ema_decay=2", "datasets:val:seed=-1"]
     opt = yaml.safe_load((folder / "train_swin_vqgan_tiny.yml").read_text())
     opt["datasets"]["val"]["seed"] = 0

@@ -52,7 +52,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photos, a checkpoint of stage I, and the options of a training and of its test."""
+    """Photos, a checkpoint of stage I, and the options of a training run and of its test."""
     folder = tmp_path_factory.mktemp("ranks")
     for seed, name in enumerate(("photos/0", "photos/1", "photos/2", "photo/3")):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -186,7 +186,7 @@ def test_the_test_command_restores_and_measures_in_two_processes_as_in_one(ranks
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lists threads in /proc")
 def test_a_training_leaves_no_thread_of_its_process_group(folder):
-    """One that Python's shutdown meets aborts the process, now and then: one finished training in 15 failed so."""
+    """One that Python's shutdown meets aborts the process, now and then: one finished training run in 15 failed so."""
     code, output = call(folder, *torchrun(2, sys.executable, DRIVER), "threads")
     assert code == 0, output
     assert output.count("0 threads of gloo") == 2, output

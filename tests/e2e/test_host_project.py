@@ -93,7 +93,7 @@ def test_rank_zero_alone_saves_its_state(tmp_path):
     assert output.count('{"rank_zero_alone_saves_its_state": null}') == 2, output
 
 
-# ------------------------------------------------------------------------------------------- its trainings
+# ------------------------------------------------------------------------------------------- its training runs
 
 HOST = """
 import sys
@@ -124,7 +124,7 @@ def noise(suffix):
 
 
 def host_options(model, workers):
-    """An option file of a training of 2 iterations, complete as BasicSR's own readers need it."""
+    """An option file of a training run of 2 iterations, complete as BasicSR's own readers need it."""
     train = {"ema_decay": 0.9, "total_iter": 2, "optim_g": dict(ADAM), "pixel_opt": {"type": "L1Loss"}}
     train |= {"scheduler": {"type": "MultiStepLR", "milestones": [3]}}
     data = {**PAIRS, "gt_size": 32, "use_hflip": True, "use_rot": True} | {"name": "train", "batch_size_per_gpu": 2}

@@ -1,4 +1,4 @@
-"""A training that is killed, stopped or out of disk goes on with exactly the losses of one that never was."""
+"""A training run that is killed, stopped or out of disk continues with exactly the losses of one that never was."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from photos import blurred, save
 from small_networks import TOKENS, VQGAN, small_iter
 
 SERVER = Path(__file__).parents[1] / "run_server.py"
-LAST = 14  # iterations of a training, 5 in an epoch
+LAST = 14  # iterations of a training run, 5 in an epoch
 PHOTOS = {"type": "SecondOrderDegradationDataset", "dataroot_gt": "../photos"}
 TRAIN = {
     "accumulate": 3,
@@ -91,7 +91,7 @@ MODELS = {
 
 
 class Runs:
-    """Trainings in folders of their own, each a fork of one process, and how they came out."""
+    """Training runs in folders of their own, each a fork of one process, and how they came out."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -107,7 +107,7 @@ class Runs:
         self.server = subprocess.Popen([sys.executable, SERVER], env=environment, **pipes)
 
     def make(self, name, model, **changes):
-        """A folder with the option file of a training. changes: of its logger section, or workers."""
+        """A folder with the option file of a training run. changes: of its logger section, or workers."""
         opt = yaml.safe_load(yaml.safe_dump({"name": "run", **COMMON, "path": {}, **MODELS[model]}))
         opt["datasets"]["train"]["num_worker_per_gpu"] = changes.pop("workers", 0)
         opt["logger"] |= changes
@@ -123,7 +123,7 @@ class Runs:
         return answer["code"], answer["output"]
 
     def reference(self, model, workers=0):
-        """Folder of a training that was never stopped."""
+        """Folder of a training run that was never stopped."""
         folder = self.folder / f"never_stopped_{model}_{workers}"
         if not folder.exists():
             code, output = self.train(self.make(folder.name, model, workers=workers))
@@ -200,8 +200,8 @@ def test_a_killed_training_goes_on_with_the_same_losses(runs, model, workers):
     assert_same_outcome(folder, reference)
 
 
-# Points of run_server.py, the k-th time each, in a training that saves net_g, net_d and a state at 4, 8 and 12; what is
-# saved whole before each; and the iteration that --auto_resume goes on from.
+# Points of run_server.py, the k-th time each, in a training run that saves net_g, net_d and a state at 4, 8 and 12;
+# what is saved whole before each; and the iteration that --auto_resume continues from.
 KILL_POINTS = [
     ("iteration", 3, None),
     ("iteration", 9, 8),
@@ -354,7 +354,7 @@ def test_two_processes_stop_after_the_same_iteration(runs, tmp_path):
     assert last % 3 == 0  # no gradients are accumulated: they are each rank's own
     state = torch.load(folder / f"experiments/run/training_states/{last}.state", weights_only=True)
     assert state["iter"] == last and len(state["ranks"]) == 2
-    # With another number of processes it goes on from the same place.
+    # With another number of processes it continues from the same place.
     code, output = call(
         folder, BASICSR, "train", "-opt", "train.yml", "--auto_resume", "--force_yml", f"train:total_iter={last + 1}"
     )

@@ -1,4 +1,4 @@
-"""A step of the model classes does the work of a plain one: the same losses in float32, with every optimisation on."""
+"""A step of the model classes does the work of a plain one: the same losses in float32, with every optimization on."""
 
 import copy
 

@@ -135,7 +135,7 @@ def test_with_fixed_parameters_the_images_are_basicsrs(tmp_path, scale):
 
 
 def statistics(lq, gt):
-    """Per image: mean, contrast, horizontal, diagonal and colour detail, PSNR to the shrunken GT: (b, 6)."""
+    """Per image: mean, contrast, horizontal, diagonal and color detail, PSNR to the shrunken GT: (b, 6)."""
     small = torch.nn.functional.interpolate(gt, size=lq.shape[-2:], mode="area")
     chroma = lq - lq.mean(1, keepdim=True)
     values = [

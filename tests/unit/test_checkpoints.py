@@ -194,10 +194,10 @@ def test_a_seed_that_was_drawn_is_kept(model, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"params": {"weight": torch.zeros(1)}}, r"weights of a network \('params'\), not the state of a training"),
+        ({"params": {"weight": torch.zeros(1)}}, r"weights of a network \('params'\), not the state of a training run"),
         ({"conv.weight": torch.zeros(1)}, r"weights of a network \('conv.weight'\).*set path\.pretrain_network_g"),
-        ({"iter": 3}, "does not hold the state of a training"),
-        ([1, 2], "does not hold the state of a training"),
+        ({"iter": 3}, "does not hold the state of a training run"),
+        ([1, 2], "does not hold the state of a training run"),
     ],
 )
 def test_what_is_no_state_is_named_as_what_it_is(tmp_path, content, message):

@@ -24,7 +24,7 @@ from iter_data import second_order_degradation as degradation
 
 
 def photo(batch=2, height=64, width=96, seed=0):
-    """Smooth colour gradients with an edge and some texture, (b, 3, h, w) float32 in [0, 1]."""
+    """Smooth color gradients with an edge and some texture, (b, 3, h, w) float32 in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.meshgrid(torch.linspace(0, 1, width), torch.linspace(0, 1, height), indexing="xy")
     image = torch.stack([x, y, 1 - x * y]).repeat(batch, 1, 1, 1)

@@ -130,7 +130,7 @@ def gloo_threads():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have names in /proc")
 @pytest.mark.parametrize("fails", [False, True])
 def test_no_thread_of_the_group_is_left_at_the_end(one_process_group, tmp_path, fails):
-    """One that lets go of what it gathered while the interpreter ends aborts the process."""
+    """One that releases what it gathered while the interpreter ends aborts the process."""
     before = gloo_threads()
 
     def run():

@@ -67,7 +67,7 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = no_netwo
 import iter_arch, iter_data, iter_model
 import torch
 assert sys.argv == ["someone-elses-program", "--an-option-of-theirs"]
-assert not torch.cuda.is_initialized(), "CUDA was initialised"
+assert not torch.cuda.is_initialized(), "CUDA was initialized"
 assert not torch.distributed.is_initialized()
 heavy = {"pyiqa", "transformers", "datasets", "timm", "matplotlib", "tensorboard"} & set(sys.modules)
 assert not heavy, f"imported: {heavy}"

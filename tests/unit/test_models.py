@@ -43,7 +43,7 @@ def test_codebook_starts_from_encoder_outputs(tmp_path):
     with torch.no_grad():
         latent = model.net_g.latent(IMAGES["gt"])
         used = model.quantizer.tokens(latent).unique()
-    # k-means of the 256 latents: every centre has members.
+    # k-means of the 256 latents: every center has members.
     assert len(used) == VQGAN["quantizer"]["num_codes"]
     assert torch.equal(model.net_g_ema.quantizer.embedding.weight, model.quantizer.embedding.weight)
 
@@ -210,7 +210,7 @@ def test_checkpoints_hold_the_trained_networks_only_and_the_last_one_everything(
     assert torch.equal(net(lq), model.iter_ema(lq))
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["a whole ITER", "a checkpoint of a training"])
+@pytest.mark.parametrize("whole", [True, False], ids=["a whole ITER", "a checkpoint of a training run"])
 def test_training_can_start_from_weights(tmp_path, whole):
     source = iter_model_of(tmp_path)
     train(source, 1, PAIRS)

@@ -66,7 +66,7 @@ def problems(parse_options, run, *changes, is_train=True):
 
 
 @pytest.mark.parametrize(("run", "is_train"), [(stage_one, True), (stage_two, True), (a_test, False)])
-def test_options_without_a_mistake_are_accepted(parse_options, run, is_train):
+def test_options_without_a_problem_are_accepted(parse_options, run, is_train):
     parse_options(yaml.safe_dump(run()), is_train=is_train)
 
 
@@ -75,7 +75,7 @@ def test_whole_numbers_may_have_an_exponent(parse_options):
     assert opt["train"]["total_iter"] == 100_000 and isinstance(opt["train"]["total_iter"], int)
 
 
-def test_every_mistake_is_listed(parse_options):
+def test_every_problem_is_listed(parse_options):
     found = problems(
         parse_options,
         stage_two(),

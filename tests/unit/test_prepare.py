@@ -94,7 +94,7 @@ def test_degrade_writes_the_same_files_for_the_same_seed(tmp_path):
     assert one["lq/a.png"] != other["lq/a.png"] and one["gt/a.png"] == other["gt/a.png"]
     assert read_image(tmp_path / "one/gt/a.png").shape == (66, 64, 3)
     assert read_image(tmp_path / "one/lq/a.png").shape == (33, 32, 3)
-    # an image's LQ does not depend on its neighbours
+    # an image's LQ does not depend on its neighbors
     (photos / "a.png").unlink()
     assert main(["degrade", str(photos), str(tmp_path / "fewer"), "--scale", "2", "--seed", "5"]) == 0
     assert files_under(tmp_path / "fewer")["lq/b.png"] == one["lq/b.png"]
@@ -112,7 +112,7 @@ def test_degrade_writes_what_the_data_set_gives_in_validation(tmp_path):
 def test_degrade_reads_the_degradation_of_an_option_file(tmp_path, capsys):
     write_image(tmp_path / "photos" / "a.png")
     opt = tmp_path / "train.yml"
-    opt.write_text("datasets:\n  train:\n    degradation:\n      jpeg_range2: [1, 2]\n")
+    opt.write_text("datasets:\n  train:\n    degradation:\n      jpeg_range2: [1e0, 2]\n")  # as in a training run
     main(["degrade", str(tmp_path / "photos"), str(tmp_path / "default")])
     assert main(["degrade", str(tmp_path / "photos"), str(tmp_path / "harsh"), "--opt", str(opt)]) == 0
     assert files_under(tmp_path / "harsh")["lq/a.png"] != files_under(tmp_path / "default")["lq/a.png"]
@@ -139,7 +139,7 @@ def test_an_unreadable_file_is_named_skipped_and_told_by_the_exit_code(tmp_path,
     assert "3 files were skipped" in error and "good" not in error
 
 
-def test_mistakes_end_with_exit_code_2_and_name_the_path(tmp_path, capsys):
+def test_problems_end_with_exit_code_2_and_name_the_path(tmp_path, capsys):
     write_image(tmp_path / "photos" / "a.png")
 
     def refused(message, *arguments):
@@ -158,6 +158,8 @@ def test_mistakes_end_with_exit_code_2_and_name_the_path(tmp_path, capsys):
     refused("scale=0 must be", "degrade", photos, tmp_path / "x", "--scale", 0)
     (tmp_path / "broken.yml").write_text("datasets: [")
     refused("broken.yml is not valid YAML", "degrade", photos, tmp_path / "x", "--opt", tmp_path / "broken.yml")
+    (tmp_path / "twice.yml").write_text("name: a\nname: b\n")
+    refused("name is given twice", "degrade", photos, tmp_path / "x", "--opt", tmp_path / "twice.yml")
     (tmp_path / "val.yml").write_text("datasets: {val: {}}")
     refused("no section datasets.train", "degrade", photos, tmp_path / "x", "--opt", tmp_path / "val.yml")
     write_image(photos / "a.jpg")

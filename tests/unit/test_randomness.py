@@ -1,4 +1,4 @@
-"""Items and seeds of a training: the same after a resume, with any number of ranks and workers."""
+"""Items and seeds of a training run: the same after a resume, with any number of ranks and workers."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The learning rates of a resumed training are those of a training with its options, whatever the state had."""
+"""The learning rates of a resumed training run are those of a training run with its options, whatever the state had."""
 
 import copy
 
