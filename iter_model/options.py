@@ -183,6 +183,20 @@ class ITERValOptions(ValOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpandrelValOptions(ValOptions):
+    """The section `val` of networks that spandrel reads.
+
+    tile: LQ pixels of a tile's side; ~ for no tiles.
+    color_correction: of the results, see `iter_arch.color.match_color`.
+    color_levels: of wavelet.
+    """
+
+    tile: Count | None = None
+    color_correction: ColorMethod = "none"
+    color_levels: Levels = DEFAULT_LEVELS
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The yml. Its sections are checked by themselves, those of data sets and `path` where their classes are known."""
 
@@ -199,6 +213,14 @@ class RunOptions:
     logger: LoggerOptions
     dist_params: Section | None = None
     find_unused_parameters: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpandrelRunOptions(RunOptions):
+    """The yml of a test of a network that spandrel reads: its file alone says what it is."""
+
+    scale: Count
+    network_g: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +282,7 @@ def read_model_options(opt: Section, train_options: type[TrainOptions], val_opti
         manual_seed=random.randint(1, 10000) if seed is None else seed,  # as BasicSR draws it
         rank=rank,
         world_size=world_size,
-        network_g=opt["network_g"],
+        network_g=opt.get("network_g") or {},
         network_d=opt.get("network_d"),
         paths=Paths(**{field.name: opt["path"].get(field.name) or field.default for field in fields(Paths)}),
         training_set=_read_training_set(opt["datasets"]["train"]) if is_train else None,

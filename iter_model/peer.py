@@ -1,0 +1,149 @@
+"""Networks of others that spandrel knows (Real-ESRGAN, SwinIR, HAT, ...), restored with this project's tiles."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from basicsr_compat.files import read_checkpoint
+from basicsr_compat.schema import format_error
+from iter_arch.progress import OnProgress
+from iter_arch.tiling import TilePiece, blend, make_tiles, run_tiles
+
+if TYPE_CHECKING:
+    import spandrel
+
+# LQ pixels of the smallest tile side: smaller ones are mostly border.
+SMALLEST_TILE = 32
+
+
+class NoPeer(ValueError):
+    """A file that is a checkpoint, but of no network that spandrel runs here."""
+
+
+class PeerRestored(NamedTuple):
+    """image: (b, 3, sH, sW) RGB in [0, 1]."""
+
+    image: Tensor
+
+
+class PeerNetwork(nn.Module):
+    """A network of another project, with the part of `iter_arch.ITER`'s interface that needs no tokens.
+
+    ``scale``: s, any whole number. ``multiple``: the smallest side of a tile, in LQ pixels. ``architecture``: its name.
+
+    Args:
+        descriptor: what spandrel made of a checkpoint.
+
+    Raises:
+        NoPeer: it takes more than one RGB image, or gives something else than one.
+    """
+
+    def __init__(self, descriptor: spandrel.ImageModelDescriptor) -> None:
+        super().__init__()
+        self.architecture = descriptor.architecture.name
+        if (descriptor.input_channels, descriptor.output_channels) != (3, 3) or not hasattr(descriptor, "scale"):
+            raise NoPeer(
+                f"its {self.architecture} maps {descriptor.input_channels} channels to {descriptor.output_channels}; "
+                "photos need 3 and 3"
+            )
+        self.net = descriptor.model
+        self.scale: int = descriptor.scale
+        requirements = descriptor.size_requirements
+        self.multiple = max(SMALLEST_TILE, requirements.minimum, requirements.multiple_of)
+        self._descriptor = descriptor
+        self.eval().requires_grad_(False)
+
+    def supports(self, dtype: torch.dtype) -> bool:
+        """Whether it computes in a precision."""
+        supported = {torch.float16: self._descriptor.supports_half, torch.bfloat16: self._descriptor.supports_bfloat16}
+        return supported.get(dtype, True)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """lq (b, 3, h, w) RGB in [0, 1], any size -> (b, 3, s h, s w) in [0, 1], in the precision of the weights."""
+        return self.restore(lq).image
+
+    @torch.no_grad()
+    def restore(
+        self,
+        lq: Tensor,
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        batch: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> PeerRestored:
+        """Restore images, large ones in feathered tiles.
+
+        Args:
+            lq: (b, 3, h, w) float, RGB in [0, 1].
+            tile: LQ pixels of a tile's side, at least `multiple`; None: no tiles.
+            overlap: LQ pixels that neighboring tiles share, default a quarter of the tile.
+            batch: tiles that go through together, default the images of the batch.
+            on_progress: called with (done, total) after every batch of tiles. What it raises ends the restoration.
+
+        Returns:
+            PeerRestored, the image in the dtype of ``lq``.
+
+        Raises:
+            ValueError: a tile or an overlap is impossible.
+        """
+        height, width = lq.shape[2:]
+        side = tile or max(height, width)
+        if tile is not None and tile < self.multiple:
+            raise ValueError(f"tile={tile} must be at least {self.multiple} for {self.architecture} (x{self.scale})")
+        tiles = make_tiles(height, width, side, side // 4 if overlap is None else overlap)
+        dtype, done = next(self.net.parameters()).dtype, 0
+
+        def counted() -> Iterator[TilePiece]:
+            nonlocal done
+            for piece in run_tiles(self._descriptor, tiles, lq.to(dtype), batch=batch or len(lq)):
+                done += len(piece[2])
+                if on_progress is not None:
+                    on_progress(done, len(tiles) * len(lq))
+                yield piece
+
+        return PeerRestored(blend(counted(), tiles, len(lq), factor=self.scale).to(lq.dtype))
+
+
+def load_peer(path: str | Path) -> PeerNetwork:
+    """Read a checkpoint of any network that spandrel knows; nothing in the file is executed.
+
+    The architectures of `spandrel_extra_arches`, of which some are not free for all uses, count where it is installed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no checkpoint.
+        NoPeer: spandrel is not installed, does not know its network, or the network restores no RGB images.
+    """
+    content = read_checkpoint(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch.jit, which some of its architectures use
+            import spandrel
+    except ImportError:
+        raise NoPeer(f"{path}: other networks than ITER need spandrel; pip install spandrel") from None
+    registry = spandrel.MAIN_REGISTRY.copy()
+    try:
+        import spandrel_extra_arches
+    except ImportError:
+        pass
+    else:
+        registry.add(*spandrel_extra_arches.EXTRA_REGISTRY, ignore_duplicates=True)
+    try:
+        descriptor = registry.load(spandrel.canonicalize_state_dict(content))
+    # What architectures raise where a file is nearly theirs has no common base.
+    except Exception as error:
+        reason = "spandrel knows no such network" if isinstance(error, spandrel.UnsupportedModelError) else error
+        raise NoPeer(f"{path}: {reason if isinstance(reason, str) else format_error(reason)}") from None
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
+        raise NoPeer(f"{path}: its {descriptor.architecture.name} needs a mask beside the image")
+    try:
+        return PeerNetwork(descriptor)
+    except NoPeer as error:
+        raise NoPeer(f"{path}: {error}") from None

@@ -1,0 +1,93 @@
+"""Networks of others, by spandrel: in code, in `basicsr test` and in `basicsr upscale`."""
+
+import sys
+
+import peers
+import pytest
+import torch
+from basicsr.models import build_model
+from pickles import Code
+from small_networks import photo
+
+from iter_arch.color import match_color
+from iter_model.peer import NoPeer, load_peer
+
+spandrel = pytest.importorskip("spandrel", reason="needs spandrel; pip install spandrel")
+AUTHORS = [(peers.rrdb, "ESRGAN", 4), (peers.compact, "RealESRGAN Compact", 3), (peers.swinir, "SwinIR", 2)]
+authors = pytest.mark.parametrize("make, name, scale", AUTHORS, ids=[name for _, name, _ in AUTHORS])
+
+
+@authors
+def test_files_of_other_projects_give_what_their_networks_give(tmp_path, make, name, scale):
+    expected, lq = make(tmp_path / "net.pth"), photo(2, 3, 16, 24)
+    net = load_peer(tmp_path / "net.pth")
+    assert (net.architecture, net.scale) == (name, scale)
+    with torch.no_grad():
+        assert torch.allclose(net(lq), expected(lq).clamp(0, 1), atol=1e-6)
+
+
+@authors
+@pytest.mark.parametrize("size", [(1, 1), (9, 13)])
+def test_any_size_is_restored(tmp_path, make, name, scale, size):
+    make(tmp_path / "net.pth")
+    image = load_peer(tmp_path / "net.pth")(photo(1, 3, *size))
+    assert image.shape == (1, 3, scale * size[0], scale * size[1]) and image.isfinite().all()
+
+
+def test_tiles_cover_the_image_without_seams_and_report_progress(tmp_path):
+    peers.compact(tmp_path / "net.pth")
+    net, lq, seen = load_peer(tmp_path / "net.pth"), photo(1, 3, 70, 90), []
+    tiled = net.restore(lq, tile=40, batch=2, on_progress=lambda *counts: seen.append(counts)).image
+    # Three convs of 3x3 see three pixels far: the feathered overlap of 10 hides most of what tiles change.
+    assert (tiled - net(lq)).abs().max() < 0.01
+    assert seen == [(1, 6), (2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]
+    with pytest.raises(ValueError, match="tile=8 must be at least 32 for RealESRGAN Compact"):
+        net.restore(lq, tile=8)
+
+
+def test_what_is_no_network_for_photos_is_refused_by_name(tmp_path, monkeypatch):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(NoPeer, match="other.pth: spandrel knows no such network"):
+        load_peer(tmp_path / "other.pth")
+    peers.compact(tmp_path / "gray.pth", channels=1)
+    with pytest.raises(NoPeer, match="RealESRGAN Compact maps 1 channels to 1; photos need 3 and 3"):
+        load_peer(tmp_path / "gray.pth")
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    with pytest.raises(NoPeer, match="need spandrel; pip install spandrel"):
+        load_peer(tmp_path / "other.pth")
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    torch.save({"params": Code(tmp_path / "ran")}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        load_peer(tmp_path / "net.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- basicsr test
+
+
+def model_options(folder, **changes):
+    val = {"tile": None, "color_correction": "wavelet", "metrics": None} | changes.pop("val", {})
+    return {
+        "name": "peer", "model_type": "SpandrelModel", "scale": 3, "num_gpu": 0, "is_train": False, "dist": False,
+        "manual_seed": 0, "path": {"pretrain_network_g": str(folder / "net.pth")}, "val": val, "datasets": {},
+    } | changes  # fmt: skip
+
+
+def test_the_model_restores_with_color_correction(tmp_path):
+    peers.compact(tmp_path / "net.pth")
+    model = build_model(model_options(tmp_path))
+    model.feed_data({"lq": photo(1, 3, 20, 24), "gt": photo(1, 3, 60, 72)})
+    model.test()
+    raw = load_peer(tmp_path / "net.pth")(model.lq)
+    assert torch.equal(model.output, match_color(raw, model.lq, "wavelet"))
+    assert model.draw().shape == (3, 60, 3 * 72)
+
+
+def test_scale_and_tile_must_fit_the_network(tmp_path):
+    peers.compact(tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="scale=4 must be 3, that of the RealESRGAN Compact"):
+        build_model(model_options(tmp_path, scale=4))
+    with pytest.raises(ValueError, match="val.tile=8 must be at least 32"):
+        build_model(model_options(tmp_path, val={"tile": 8}))
