@@ -63,6 +63,16 @@ setup(
     extras_require={
         "benchmarks": ["matplotlib"],
         "spandrel": ["spandrel>=0.4.0"],
-        "test": ["hypothesis", "pytest", "ruff", "scikit-image", "spandrel>=0.4.0", "wheel"],
+        "test": [
+            "gradio>=6.31,<7",
+            "hypothesis",
+            "pytest",
+            "ruff",
+            "scikit-image",
+            "selenium",
+            "spandrel>=0.4.0",
+            "wheel",
+        ],
+        "web": ["gradio>=6.31,<7"],
     },
 )

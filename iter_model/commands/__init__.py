@@ -24,6 +24,7 @@ COMMANDS = {
     "test": ("iter_model.commands.train_test", "restore the images of an option file and measure the results"),
     "check": ("iter_model.commands.check", "check an option file without training or testing"),
     "upscale": ("iter_model.commands.upscale", "restore photos, a file or a folder"),
+    "web": ("iter_model.commands.web", "restore photos on a page in the browser"),
     "convert": ("iter_model.commands.convert", "convert the authors' checkpoints to ours, or back"),
 }
 

@@ -1,0 +1,106 @@
+"""Who has the page of `basicsr web` open: each visitor's photo and files, kept apart and deleted after use."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from basicsr_compat.images import Photo
+
+# Seconds after which a visitor who does nothing is forgotten.
+IDLE = 3600
+# Visitors whose photos are held in memory; the one who did nothing for the longest is forgotten first.
+MOST = 16
+
+
+@dataclass
+class Visitor:
+    """One open page.
+
+    folder: for the visitor's files, of a name that nobody can guess. upload: the file that was dropped.
+    photo: what it holds; None where it cannot be used. seen: when the visitor did something last.
+    """
+
+    folder: Path
+    upload: Path | None = None
+    photo: Photo | None = None
+    seen: float = 0.0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def name(self) -> str:
+        """Of the photo's file."""
+        return "" if self.upload is None else self.upload.name
+
+    def begin(self) -> threading.Event:
+        """Of a new computation: the event that stops it. What this visitor had begun before is stopped."""
+        self.stop.set()
+        self.stop = threading.Event()
+        return self.stop
+
+    def new_file(self, name: str) -> Path:
+        """Where a file of this name can be written: in a folder of its own, so that its address is new."""
+        folder = self.folder / secrets.token_hex(8)
+        folder.mkdir(parents=True)
+        return folder / name
+
+
+class Visitors:
+    """All visitors by the key that the browser sends. root: the folder of their files."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._visitors: dict[str, Visitor] = {}
+        self._lock = threading.Lock()
+
+    def of(self, key: str) -> Visitor:
+        """The visitor of a key, new where there is none; forgets those who are idle or too many."""
+        now = time.monotonic()
+        with self._lock:
+            visitor = self._visitors.pop(key, None) or self._new()
+            visitor.seen = now
+            self._visitors[key] = visitor  # the last of the dict is who was seen last
+            idle = {key for key, one in self._visitors.items() if now - one.seen > IDLE}
+            for gone in idle.union(list(self._visitors)[:-MOST]):
+                self._forget(gone)
+        return visitor
+
+    def take(self, key: str, upload: Path) -> Visitor:
+        """The visitor of a key, who has dropped this file; all that came of the one before is forgotten."""
+        self.of(key)
+        with self._lock:
+            self._forget(key, keep=upload)
+            visitor = self._visitors[key] = self._new(upload)
+            visitor.seen = time.monotonic()
+        return visitor
+
+    def new_upload(self, name: str) -> Path:
+        """Where a file of this name can be written that a visitor takes next."""
+        folder = self._root / secrets.token_hex(16)
+        folder.mkdir()
+        return folder / name
+
+    def forget(self, key: str) -> None:
+        """Stop what is computed for a visitor and delete the visitor's files."""
+        with self._lock:
+            self._forget(key)
+
+    def _new(self, upload: Path | None = None) -> Visitor:
+        return Visitor(self._root / secrets.token_hex(16), upload)
+
+    def _forget(self, key: str, keep: Path | None = None) -> None:
+        visitor = self._visitors.pop(key, None)
+        if visitor is None:
+            return
+        visitor.stop.set()
+        shutil.rmtree(visitor.folder, ignore_errors=True)
+        # Equal files of several visitors are one file.
+        if visitor.upload not in (None, keep, *(other.upload for other in self._visitors.values())):
+            with contextlib.suppress(OSError):
+                visitor.upload.unlink()
+                visitor.upload.parent.rmdir()
