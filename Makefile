@@ -1,6 +1,7 @@
 # make demo    restore the sample photos          make test    lint and test
 # The first call makes .venv and installs everything into it; it needs Python 3.10 to 3.13, and nothing else.
 # make quick   lint, unit and property tests without the long ones      make test PYTEST=--slow    the slow tests too
+# make docs    build the documentation into build/docs
 # PYTHON=python3.13 chooses the interpreter. PyTorch comes from PyPI unless that interpreter already has it; another
 # build of it: PIP_INDEX_URL=https://download.pytorch.org/whl/cpu .venv/bin/pip install torch torchvision  beforehand.
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint install clean
+.PHONY: demo test quick lint install docs clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -28,6 +29,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 
 install: $(STAMP)
+
+docs: $(STAMP)
+	$(BIN)/python -c 'import mkdocstrings_handlers.python' 2>/dev/null || $(PIP) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(BIN)/python:
 	@"$(PYTHON)" $(FITS) || { echo "Python 3.10 to 3.13 is needed; name one: make PYTHON=/path/to/python3.13"; exit 1; }

@@ -62,6 +62,7 @@ setup(
     ],
     extras_require={
         "benchmarks": ["matplotlib"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
         "spandrel": ["spandrel>=0.4.0"],
         "test": [
             "gradio>=6.31,<7",

@@ -22,7 +22,7 @@ def test_an_empty_section_gives_real_esrgans_values():
 
 
 def test_the_readme_shows_every_option_with_its_default():
-    readme = (Path(__file__).parents[2] / "datasets" / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
     block = re.search(r"```yaml\n(datasets:\n  train:.*?)```", readme, re.DOTALL).group(1)
     section = yaml.safe_load(block)["datasets"]["train"]["degradation"]
     assert set(section) == set(SecondOrderDegradation.__dataclass_fields__)
