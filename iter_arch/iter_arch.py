@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from basicsr_compat import register
 from basicsr_compat.schema import OptionsOf
 from iter_arch.lq_encoder_arch import LQEncoder
-from iter_arch.progress import OnProgress, Work
-from iter_arch.restoration import Grid, TiledNetworks
+from iter_arch.progress import ENCODE, OnProgress, Work
+from iter_arch.regions import Canvas, alpha_per_token, check_tokens, redraw_per_token
+from iter_arch.restoration import Grid, Prepared, TiledNetworks
 from iter_arch.sampling import OnStep, SamplingConfig, make_generators
 from iter_arch.tiling import pad_to_multiple
 from iter_arch.token_arch import TokenEvaluator, TokenRefiner
@@ -96,41 +97,45 @@ class ITER(nn.Module):
     @torch.no_grad()
     def restore(
         self,
-        lq: Tensor,
+        lq: Tensor | Prepared,
         *,
         config: SamplingConfig | None = None,
         seed: int | Sequence[int] = 0,
         on_step: OnStep | None = None,
+        alpha: float | Tensor | None = None,
+        tokens: Tensor | None = None,
+        redraw: Tensor | None = None,
         tile: int | None = None,
         overlap: int | None = None,
         batch: int | None = None,
         on_progress: OnProgress | None = None,
         on_rows: OnRows | None = None,
     ) -> Restored:
-        """Algorithm 2, in the precision of the weights: `ITER.to(torch.bfloat16)` is faster where the hardware has it
-        (`iter_arch.precision`). Probabilities and draws are float32 in any case, the image at least.
+        """Algorithm 2, in the precision of the weights; probabilities and draws are float32 in any case.
 
         Args:
-            lq: (b, 3, H/s, W/s) float, RGB in [0, 1], any size >= 1x1.
+            lq: (b, 3, H/s, W/s) float, RGB in [0, 1], any size >= 1x1; or what `prepare` made of it.
             config: default ``self.sampling``.
             seed: one int (every image the same stream) or one per image. An image's result does not depend on the
                 others in the batch.
             on_step: called with (t, tokens, mask), see `iter_arch.sampling.sample`.
-            tile: LQ pixels of a tile's side, at least one window of tokens (`multiple`); smaller peak
-                memory for large images. Rounded down to whole windows. None: no tiles, and peak memory grows with the
-                image. Networks see one tile at a time, so that another tile is another result.
+            alpha: replaces ``config.alpha``. A number or a map, see `iter_arch.regions`. Where it is 0, tokens of S_l
+                stay to the end (unless ``config`` redraws kept tokens or is not adaptive).
+            tokens: (b, h, w) int64 of an earlier result for ``lq``, which stay where ``redraw`` does not mark them.
+            redraw: mask of tokens to draw anew, see `iter_arch.regions`; None: ``tokens`` are only decoded.
+            tile: LQ pixels of a tile's side, at least one window of tokens (`multiple`), in whole windows. Networks see
+                a tile at a time: less memory, and another result. None: no tiles.
             overlap: LQ pixels that neighboring tiles share, default a quarter of the tile, in whole tokens.
             batch: tiles (images, where there are no tiles) that go through a network at a time, at least 1; what comes
-                out does not depend on it. Default: the images of the batch, one tile of each.
+                out does not depend on it. Default: the images of the batch.
             on_progress: called with (done, total) after every batch of tiles. What it raises ends the restoration.
-            on_rows: called with (top, rows) from top to bottom, rows (b, 3, n, W) beginning at row ``top`` of the
-                image, which is then not kept: for images whose float copy would be too large.
+            on_rows: called with (top, rows (b, 3, n, W)) from top to bottom; the image is then not kept.
 
         Returns:
             Restored, the image in the dtype of ``lq``; without rows where ``on_rows`` took them.
 
         Raises:
-            ValueError: an impossible shape, tile, overlap or batch, or fidelity with a tokenizer that has no codes.
+            ValueError: names the argument, its value and the rule.
 
         Example:
             >>> net = iter_arch.load_pretrained("iter_tiny_x4")
@@ -139,26 +144,102 @@ class ITER(nn.Module):
             (torch.Size([1, 3, 192, 256]), torch.Size([1, 24, 32]))
         """
         config = config or self.sampling
-        self._check(lq, config, batch)
-        padded = pad_to_multiple(lq, self.multiple).to(self.lq_encoder.head.weight.dtype)
-        networks = TiledNetworks.of(self, self._grid(padded, tile, overlap), batch or len(lq), Work(on_progress))
-        networks.work.expect(len(lq) * len(networks.tiles), config.steps)
-        S_l, expected = networks.encode(padded, config.fidelity)
-        good = networks.probability_of_good(S_l)
-        m_l = good >= config.alpha
-        generators = make_generators(seed, len(lq), lq.device)
-        tokens, start_step = networks.sample(S_l, m_l, config, generators, on_step)
-        image = _gather(networks.decode(tokens, expected, config.fidelity), lq, self.scale, on_rows)
-        return Restored(image, tokens, start_step, good)
+        _check_batch(batch)
+        self._check_fidelity(config.fidelity)
+        work = Work(on_progress)
+        prepared = self._prepared(lq, tile, overlap, batch, work, config)
+        networks, canvas, device = prepared.for_call(self, batch, work), prepared.canvas, prepared.S_l.device
+        alpha = alpha_per_token(config.alpha if alpha is None else alpha, canvas, device)
+        where = self._where(prepared, alpha, tokens, redraw, config)
+        generators = make_generators(seed, canvas.images, device)
+        tokens, start_step = networks.sample(prepared.S_l, prepared.good >= alpha, config, generators, on_step, **where)
+        rows = networks.decode(tokens, prepared.expected, config.fidelity)
+        return Restored(_gather(rows, prepared, self.scale, on_rows), tokens, start_step, prepared.good)
 
-    def _check(self, lq: Tensor, config: SamplingConfig, batch: int | None) -> None:
+    @torch.no_grad()
+    def prepare(
+        self,
+        lq: Tensor,
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        batch: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Prepared:
+        """What restorations of ``lq`` with different options share: E_l, its expected codes and the first evaluation.
+
+        Args: as for `restore`, which accepts the result in the place of lq.
+
+        Example:
+            >>> prepared = net.prepare(lq)
+            >>> results = [net.restore(prepared, alpha=alpha) for alpha in (0.1, 0.3, 0.5)]
+        """
+        _check_batch(batch)
+        work = Work(on_progress)
+        padded, networks = self._networks(lq, tile, overlap, batch, work)
+        work.total = len(lq) * len(networks.tiles) * ENCODE
+        return self._prepare(lq, padded, networks, expected=self._has_codes())
+
+    def _where(
+        self,
+        prepared: Prepared,
+        alpha: float | Tensor,
+        tokens: Tensor | None,
+        redraw: Tensor | None,
+        config: SamplingConfig,
+    ) -> dict[str, Tensor | None]:
+        """What says where tokens are drawn, in the words of `TiledNetworks.sample`."""
+        good, canvas = prepared.good, prepared.canvas
+        if tokens is None and redraw is not None:
+            raise ValueError("redraw needs the tokens of an earlier result: restore(..., tokens=, redraw=)")
+        if tokens is None:
+            never = torch.zeros_like(good, dtype=torch.bool)
+            return {"fixed": never if config.redraw_kept else never | (torch.as_tensor(alpha, device=good.device) == 0)}
+        check_tokens(tokens, canvas, self.vqgan.num_codes)
+        if redraw is None:
+            redraw = torch.zeros(tokens.shape, dtype=torch.bool)
+        return {"tokens": tokens.to(good.device), "redraw": redraw_per_token(redraw, canvas, good.device)}
+
+    def _prepared(
+        self,
+        lq: Tensor | Prepared,
+        tile: int | None,
+        overlap: int | None,
+        batch: int | None,
+        work: Work,
+        config: SamplingConfig,
+    ) -> Prepared:
+        """``lq`` itself or what becomes of it; ``work`` has counted it."""
+        if isinstance(lq, Prepared):
+            if tile is not None or overlap is not None:
+                raise ValueError("tile and overlap belong to prepare(lq, tile=, overlap=): lq is prepared already")
+            work.done = lq.canvas.images * len(lq.networks.tiles) * ENCODE
+            return lq
+        padded, networks = self._networks(lq, tile, overlap, batch, work)
+        work.expect(len(lq) * len(networks.tiles), config.steps)
+        return self._prepare(lq, padded, networks, expected=config.fidelity > 0)
+
+    def _networks(
+        self, lq: Tensor, tile: int | None, overlap: int | None, batch: int | None, work: Work
+    ) -> tuple[Tensor, TiledNetworks]:
+        """lq with padding, in the dtype of the weights, and the networks on its tiles."""
         if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape:
             raise ValueError(f"lq has shape {tuple(lq.shape)}; it must be (b, 3, height, width), nothing empty")
-        if batch is not None and batch < 1:
-            raise ValueError(f"batch={batch} must be at least 1")
-        if config.fidelity and not (hasattr(self.vqgan, "quantizer") and hasattr(self.vqgan, "decode_codes")):
+        padded = pad_to_multiple(lq, self.multiple).to(self.lq_encoder.head.weight.dtype)
+        return padded, TiledNetworks.of(self, self._grid(padded, tile, overlap), batch or len(lq), work)
+
+    def _prepare(self, lq: Tensor, padded: Tensor, networks: TiledNetworks, *, expected: bool) -> Prepared:
+        S_l, codes = networks.encode(padded, expected)
+        canvas = Canvas(len(lq), *lq.shape[2:], *S_l.shape[1:], self.vqgan.factor // self.scale)
+        return Prepared(S_l, networks.probability_of_good(S_l), codes, canvas, lq.dtype, networks)
+
+    def _has_codes(self) -> bool:
+        return hasattr(self.vqgan, "quantizer") and hasattr(self.vqgan, "decode_codes")
+
+    def _check_fidelity(self, fidelity: float) -> None:
+        if fidelity and not self._has_codes():
             raise ValueError(
-                f"fidelity={config.fidelity} must be 0 with a {type(self.vqgan).__name__}, which has no quantizer and "
+                f"fidelity={fidelity} must be 0 with a {type(self.vqgan).__name__}, which has no quantizer and "
                 "decode_codes"
             )
 
@@ -179,12 +260,18 @@ class ITER(nn.Module):
         return Grid(h, w, side, shared)
 
 
-def _gather(rows: Iterator[tuple[int, Tensor]], lq: Tensor, scale: int, on_rows: OnRows | None) -> Tensor:
-    """The image of an lq (b, 3, h, w) from its rows, without padding, in its dtype; or they are handed on."""
-    height, width = scale * lq.shape[2], scale * lq.shape[3]
-    image = lq.new_empty(len(lq), 3, height if on_rows is None else 0, width)
+def _check_batch(batch: int | None) -> None:
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch={batch} must be at least 1")
+
+
+def _gather(rows: Iterator[tuple[int, Tensor]], prepared: Prepared, scale: int, on_rows: OnRows | None) -> Tensor:
+    """The image of an lq from its rows, without padding, in the dtype of lq; or they are handed on."""
+    canvas = prepared.canvas
+    height, width = scale * canvas.height, scale * canvas.width
+    image = prepared.good.new_empty(canvas.images, 3, height if on_rows is None else 0, width, dtype=prepared.dtype)
     for top, strip in rows:
-        strip = strip[:, :, : max(0, height - top), :width].to(lq.dtype)
+        strip = strip[:, :, : max(0, height - top), :width].to(prepared.dtype)
         if on_rows is not None:
             on_rows(top, strip)
         elif strip.shape == image.shape:

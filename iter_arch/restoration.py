@@ -4,7 +4,7 @@ Not the networks' own forwards: what does not change while a batch is sampled is
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 from iter_arch.precision import widened
 from iter_arch.progress import DECODE, ENCODE, EVALUATE, REFINE, Work
 from iter_arch.quantizer import expected_codes
-from iter_arch.sampling import LogitTiles, OnStep, Sampled, SamplingConfig, sample, start_steps
+from iter_arch.regions import Canvas
+from iter_arch.sampling import LogitTiles, OnStep, Sampled, SamplingConfig, sample, start_of, start_of_redraw
 from iter_arch.swin import Biases
 from iter_arch.tiling import Tile, TileIndex, TilePiece, blend, blend_strips, make_tiles, run_tiles
 
@@ -31,7 +32,7 @@ class Grid(NamedTuple):
 
 
 class Initial(NamedTuple):
-    """S_l: (b, h, w) int64; expected: (b, d, h, w) expected codes of E_l, d = 0 without fidelity."""
+    """S_l: (b, h, w) int64; expected: (b, d, h, w) expected codes of E_l, d = 0 without codes."""
 
     S_l: Tensor
     expected: Tensor
@@ -59,16 +60,16 @@ class TiledNetworks:
         tiles = make_tiles(grid.height, grid.width, grid.side, grid.overlap)
         return cls(net, tiles, batch, work, net.evaluator.swin.biases(*size), net.refiner.swin.biases(*size))
 
-    def encode(self, lq: Tensor, fidelity: float) -> Initial:
+    def encode(self, lq: Tensor, with_codes: bool) -> Initial:
         """E_l: lq (b, 3, H/s, W/s), whole windows -> Initial. The N logits of a large map are never held at once."""
         unit = self.net.vqgan.factor // self.net.scale
         b, h, w = len(lq), lq.shape[2] // unit, lq.shape[3] // unit
         S_l = torch.empty(b, h, w, dtype=torch.int64, device=lq.device)
-        quantizer = self.net.vqgan.quantizer if fidelity else None
-        expected = torch.empty(b, quantizer.dim if fidelity else 0, h, w, device=lq.device)
+        quantizer = self.net.vqgan.quantizer if with_codes else None
+        expected = torch.empty(b, quantizer.dim if with_codes else 0, h, w, device=lq.device)
         for where, logits in self._run(ENCODE, self.net.lq_encoder, lq, factor=unit):
             S_l[where] = logits.argmax(1)
-            if fidelity:
+            if with_codes:
                 expected.movedim(1, -1)[where] = expected_codes(quantizer, logits).movedim(1, -1).to(expected.dtype)
         return Initial(S_l, expected)
 
@@ -95,6 +96,13 @@ class TiledNetworks:
 
         return self._run(REFINE, logits, S_t, m_t, S_l, m_l)
 
+    def entropy(self, S_l: Tensor, m_l: Tensor, temperature: float) -> Tensor:
+        """Entropy in nats of what phi_r draws from where nothing is kept: (b, h, w) as for `refine` -> (b, 1, h, w)."""
+        entropy = torch.empty(S_l.shape, device=S_l.device)
+        for where, logits in self.refine(S_l, torch.zeros_like(m_l), S_l, m_l):
+            entropy[where] = torch.special.entr((logits.float() / temperature).softmax(1)).sum(1)
+        return entropy[:, None]
+
     def sample(
         self,
         S_l: Tensor,
@@ -102,9 +110,17 @@ class TiledNetworks:
         config: SamplingConfig,
         generators: Sequence[torch.Generator],
         on_step: OnStep | None,
+        *,
+        fixed: Tensor | None = None,
+        tokens: Tensor | None = None,
+        redraw: Tensor | None = None,
     ) -> Sampled:
-        """Algorithm 2 from line 3 on: S_l (b, h, w) int64, m_l (b, h, w) bool -> tokens (b, h, w) int64 and T_s."""
-        self.work.expect(len(S_l) * len(self.tiles), sum(start_steps(m_l, config)) / len(S_l))
+        """Algorithm 2 from line 3 on: S_l (b, h, w) int64, m_l (b, h, w) bool -> tokens (b, h, w) int64 and T_s.
+
+        fixed, redraw: (b, h, w) bool, as for `iter_arch.sampling.sample`; tokens: of the earlier result, for redraw.
+        """
+        start = start_of(m_l, config) if redraw is None else start_of_redraw(redraw, config)
+        self.work.expect(len(S_l) * len(self.tiles), sum(start.steps) / len(S_l))
 
         def refine(S_t: Tensor, m_t: Tensor, rows: Tensor) -> LogitTiles:
             return self.refine(S_t, m_t, S_l[rows], m_l[rows])
@@ -112,7 +128,17 @@ class TiledNetworks:
         def evaluate(S_t: Tensor, rows: Tensor) -> LogitTiles:
             return self.evaluate(S_t, S_l[rows])
 
-        return sample(refine, evaluate, S_l, m_l, config=config, generators=generators, on_step=on_step)
+        return sample(
+            refine,
+            evaluate,
+            S_l if tokens is None else tokens,
+            m_l,
+            config=config,
+            generators=generators,
+            on_step=on_step,
+            fixed=fixed,
+            redraw=redraw,
+        )
 
     def decode(self, tokens: Tensor, expected: Tensor, fidelity: float) -> Iterator[tuple[int, Tensor]]:
         """D_H: tokens (b, h, w) int64, expected codes (b, d, h, w) -> rows of the image in [0, 1], from top to bottom.
@@ -144,3 +170,37 @@ class TiledNetworks:
         for piece in pieces:
             self.work.advance(cost * len(piece[2]))
             yield piece
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `ITER.restore` needs of lq (b, 3, height, width), whatever the options: E_l and the first evaluation.
+
+    S_l: (b, h, w) int64, the initial tokens of the padded image. good: (b, h, w) float32, p_e(good | S_l, S_l).
+    expected: (b, d, h, w) expected codes of E_l; d = 0 where fidelity cannot be above 0. canvas: sizes. dtype: of lq.
+    networks: with the tiles.
+    """
+
+    S_l: Tensor
+    good: Tensor
+    expected: Tensor
+    canvas: Canvas
+    dtype: torch.dtype
+    networks: TiledNetworks
+
+    def repeat(self, times: int) -> "Prepared":
+        """The batch ``times`` times over, one after the other: for results with other seeds."""
+        if times == 1:
+            return self
+        maps = (x.repeat(times, *[1] * (x.ndim - 1)) for x in (self.S_l, self.good, self.expected))
+        return Prepared(*maps, self.canvas._replace(images=times * self.canvas.images), self.dtype, self.networks)
+
+    def for_call(self, net: "ITER", batch: int | None, work: Work) -> TiledNetworks:
+        """The networks for one call, whose work does not count what is done already.
+
+        Raises:
+            ValueError: another network prepared it.
+        """
+        if self.networks.net is not net:
+            raise ValueError("lq was prepared by another network; call prepare of the network that restores")
+        return replace(self.networks, batch=batch or self.canvas.images, work=work)

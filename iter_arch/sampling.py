@@ -100,9 +100,16 @@ def make_generators(seed: int | Sequence[int], batch: int, device: torch.device)
     return [torch.Generator(device).manual_seed(s) for s in seeds]
 
 
-def draw_uniform(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """(b, h, w) float32 in [0, 1) of the size and device of ``like``; image i draws from its own generator."""
-    return torch.stack([torch.rand(like.shape[1:], device=like.device, generator=g) for g in generators])
+def draw_uniform(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
+    """(b, h, w) float32 in [0, 1) of the size and device of ``like``; image i draws from its own generator. 0.5 where
+    there is none."""
+    size, device = like.shape[1:], like.device
+    return torch.stack(
+        [
+            torch.rand(size, device=device, generator=g) if g else torch.full(size, 0.5, device=device)
+            for g in generators
+        ]
+    )
 
 
 def draw_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
@@ -130,6 +137,8 @@ def sample(
     config: SamplingConfig,
     generators: Sequence[torch.Generator],
     on_step: OnStep | None = None,
+    fixed: Tensor | None = None,
+    redraw: Tensor | None = None,
 ) -> Sampled:
     """Algorithm 2 from line 3 on. Every image has its own T_s, quota and randomness, whatever else is in the batch.
 
@@ -138,35 +147,67 @@ def sample(
             the batch. A tile is (index into (k, h, w), logits there); each position is in one. Draws do not depend on
             how the map is cut.
         evaluate: (S_t (k, h, w), rows (k,)) -> tiles of the logits (k, 2, h, w), channel 1 'good'.
-        tokens: S_l (b, h, w) int64.
+        tokens: S_l (b, h, w) int64; with ``redraw`` the tokens of an earlier result.
         good: m_s of Eq. 6 (b, h, w) bool: tokens of S_l evaluated as good.
         generators: one per image, on the device of ``tokens``.
         on_step: called with (t, S_t, m_t) for t = max(T_s)..0, m_t True = kept; masked tokens mean nothing.
+        fixed: (b, h, w) bool, good tokens that stay to the end. Evaluation may drop any other.
+        redraw: (b, h, w) bool, positions of which new tokens are drawn; all others stay. The schedule counts these
+            positions instead of the whole map, in all T steps; T_s is 0 where there are none.
     """
-    starts = start_steps(good, config)
-    mask = good if config.adaptive else torch.zeros_like(good)
+    start = start_of(good, config, fixed) if redraw is None else start_of_redraw(redraw, config)
+    mask, steps = start.mask, start.steps
     step = Step(refine, evaluate, config)
     # Nothing in the loop waits for the device: the images of every step are a part of one index.
-    order = sorted(range(len(starts)), key=lambda i: -starts[i])
-    index, start_tensor = torch.tensor([order, starts], device=tokens.device)
-    for t in range(max(starts), 0, -1):
+    order = sorted(range(len(steps)), key=lambda i: -steps[i])
+    index, start_tensor = torch.tensor([order, steps], device=tokens.device)
+    for t in range(max(steps), 0, -1):
         if on_step is not None:
             on_step(t, tokens, mask)
-        active = [i for i in order if starts[i] >= t]
+        active = [i for i in order if steps[i] >= t]
         rows = index[: len(active)]
-        drawn, kept = step(t, tokens[rows], mask[rows], rows, [generators[i] for i in active])
+        quotas = [start.quota(i, t, config) for i in active]
+        drawn, kept = step(
+            t, tokens[rows], mask[rows], start.fixed[rows], rows, quotas, [generators[i] for i in active]
+        )
         tokens, mask = tokens.index_copy(0, rows, drawn), mask.index_copy(0, rows, kept)
     if on_step is not None:
         on_step(0, tokens, mask)
     return Sampled(tokens, start_tensor)
 
 
-def start_steps(good: Tensor, config: SamplingConfig) -> list[int]:
-    """T_s of every image: good (b, h, w) bool -> b numbers."""
-    if not config.adaptive:
-        return [config.steps] * len(good)
+class Start(NamedTuple):
+    """Where sampling begins.
+
+    mask: (b, h, w) bool, tokens that are kept. fixed: (b, h, w) bool, of these the ones that stay to the end. steps:
+    T_s of every image. drawn: positions of every image that the schedule counts.
+    """
+
+    mask: Tensor
+    fixed: Tensor
+    steps: list[int]
+    drawn: list[int]
+
+    def quota(self, image: int, t: int, config: SamplingConfig) -> int:
+        """Tokens of an image that are kept after step t."""
+        kept = keep_count(t, config.steps, self.drawn[image], config.schedule)
+        return self.mask[image].numel() - self.drawn[image] + kept
+
+
+def start_of(good: Tensor, config: SamplingConfig, fixed: Tensor | None = None) -> Start:
+    """Algorithm 2, lines 3 to 9: good (b, h, w) bool, m_s of Eq. 6; fixed as for `sample`."""
     n = good[0].numel()
-    return [start_step(count, config.steps, n, config.schedule) for count in good.flatten(1).sum(1).tolist()]
+    if not config.adaptive:
+        nothing = torch.zeros_like(good)
+        return Start(nothing, nothing, [config.steps] * len(good), [n] * len(good))
+    steps = [start_step(count, config.steps, n, config.schedule) for count in good.flatten(1).sum(1).tolist()]
+    return Start(good, torch.zeros_like(good) if fixed is None else fixed, steps, [n] * len(good))
+
+
+def start_of_redraw(redraw: Tensor, config: SamplingConfig) -> Start:
+    """From an earlier result of which (b, h, w) positions are drawn anew."""
+    drawn = redraw.flatten(1).sum(1).tolist()
+    return Start(~redraw, ~redraw, [config.steps if count else 0 for count in drawn], drawn)
 
 
 @dataclass(frozen=True)
@@ -179,33 +220,46 @@ class Step:
     memo: dict[str, Any] = field(default_factory=dict)
 
     def __call__(
-        self, t: int, tokens: Tensor, kept: Tensor, rows: Tensor, generators: Sequence[torch.Generator]
+        self,
+        t: int,
+        tokens: Tensor,
+        kept: Tensor,
+        fixed: Tensor,
+        rows: Tensor,
+        quotas: Sequence[int],
+        generators: Sequence[torch.Generator],
     ) -> tuple[Tensor, Tensor]:
-        """S_t and m_t of k images (k, h, w), rows (k,) -> S_{t-1} and m_{t-1}."""
-        k = keep_count(t, self.config.steps, kept[0].numel(), self.config.schedule)
+        """S_t and m_t of k images (k, h, w), rows (k,), fixed as for `sample` -> S_{t-1} and m_{t-1}."""
+        n = kept[0].numel()
         uniform = draw_uniform(kept, generators)
-        drawn, probability = self.draw(self.refine(tokens, kept, rows), tokens, kept, uniform)
-        if k == kept[0].numel():
+        drawn, probability = self.draw(self.refine(tokens, kept, rows), tokens, kept, fixed, uniform)
+        if min(quotas) == n:
             return drawn, torch.ones_like(kept)
+        # An image that keeps all draws no more than it would alone.
+        choosing = [generator if quota < n else None for generator, quota in zip(generators, quotas, strict=True)]
         state = SelectionState(
             t=t,
             tokens=drawn,
             kept=kept,
             probability=probability,
-            draw_uniform=lambda: draw_uniform(kept, generators),
+            draw_uniform=lambda: draw_uniform(kept, choosing),
             log_good=lambda: log_good(self.evaluate(drawn, rows), probability),
             memo=self.memo,
         )
         scores = SELECTIONS[self.config.selection](state)
-        return drawn, top_k(scores if self.config.reevaluate else scores.masked_fill(kept, float("inf")), k)
+        staying = fixed if self.config.reevaluate else fixed | kept
+        return drawn, top_k(scores.masked_fill(staying, float("inf")), quotas)
 
-    def draw(self, tiles: LogitTiles, tokens: Tensor, kept: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, tiles: LogitTiles, tokens: Tensor, kept: Tensor, fixed: Tensor, uniform: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Draw from the refiner's logits where nothing is kept: tokens (k, h, w), and the probability of each."""
         drawn, probability = torch.empty_like(tokens), torch.empty_like(uniform)
+        staying = fixed if self.config.redraw_kept else kept
         for where, logits in tiles:
             probabilities = (logits.float() / self.config.temperature).softmax(1)
             new = draw_tokens(probabilities, uniform[where])
-            drawn[where] = new if self.config.redraw_kept else torch.where(kept[where], tokens[where], new)
+            drawn[where] = torch.where(staying[where], tokens[where], new)
             probability[where] = probabilities.gather(1, drawn[where][:, None])[:, 0]
         return drawn, probability
 

@@ -8,7 +8,7 @@ as the schedule says. A new rule is one entry:
     >>> net.restore(lq, config=SamplingConfig(selection="random"))
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,8 +63,12 @@ def gumbel(uniform: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform.clamp_min(torch.finfo(uniform.dtype).tiny)))
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """scores (b, h, w) -> mask (b, h, w) bool, True at the k largest of each image."""
+def top_k(scores: Tensor, k: int | Sequence[int]) -> Tensor:
+    """scores (b, h, w) -> mask (b, h, w) bool, True at the k largest of each image; k may have a number for each."""
+    if not isinstance(k, int):
+        if len(set(k)) > 1:
+            return torch.cat([top_k(one[None], count) for one, count in zip(scores, k, strict=True)])
+        k = k[0]
     index = scores.flatten(1).topk(k, dim=1).indices
     mask = scores.new_zeros(scores.shape, dtype=torch.bool)
     return mask.flatten(1).scatter_(1, index, True).view_as(mask)
