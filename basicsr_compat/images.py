@@ -53,7 +53,7 @@ class Photo(NamedTuple):
 
     rgb: (H, W, 3) float32 in [0, 1], upright; the three channels are equal if ``is_gray``.
     alpha: (H, W) float32 in [0, 1], or None.
-    bit_depth: 8 or 16 bits a channel.
+    bit_depth: 8 or 16 bits per channel.
     is_gray: the file has one channel, or one and alpha.
     icc_profile: the color space of the pixels, as embedded in the file, or None.
     metadata: as it is in the file, where the pixels may lie on their side.
@@ -78,7 +78,7 @@ def read_photo(source: bytes | str | os.PathLike, *, max_pixels: int = MAX_PIXEL
         max_pixels: larger images are refused.
 
     Raises:
-        UnreadableImage: missing, empty, truncated, damaged, no image, too large, or neither 8 nor 16 bits a channel.
+        UnreadableImage: missing, empty, truncated, damaged, no image, too large, or neither 8 nor 16 bits per channel.
             The message names the path, where there is one.
     """
     if not isinstance(source, bytes):
@@ -217,7 +217,7 @@ def _channels(image: Image.Image, data: bytes) -> tuple[np.ndarray, bool]:
     if bits > 8:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if getattr(pixels, "dtype", None) != np.uint16:
-            raise UnreadableImage(f"{bits} bits a channel cannot be read; save it with 8 or 16 bits a channel")
+            raise UnreadableImage(f"{bits} bits per channel cannot be read; save it with 8 or 16 bits per channel")
         if pixels.ndim == 2:
             return pixels[..., None], True
         if image.format == "PNG" and data[25] == 4:  # gray with alpha: OpenCV repeats the gray

@@ -25,7 +25,7 @@ class Predictions(NamedTuple):
 
 
 class TrainedNetworks(nn.Module):
-    """E_l, phi_r and phi_e as one module, so that DistributedDataParallel sees one forward a step (Algorithm 1)."""
+    """E_l, phi_r and phi_e as one module, so that DistributedDataParallel sees one forward per step (Algorithm 1)."""
 
     def __init__(self, net: ITER) -> None:
         super().__init__()

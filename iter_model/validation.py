@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from basicsr_compat.pipeline.data import ReadableLoader, readable
 from basicsr_compat.pipeline.distributed import key_value_store
-from basicsr_compat.pipeline.names import result_path
+from basicsr_compat.pipeline.image_names import result_path
 from basicsr_compat.pipeline.stops import ValidationStopped
 from iter_model.collectives import all_reduce_sum
 from iter_model.options import ModelOptions, ValOptions

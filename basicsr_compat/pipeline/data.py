@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from basicsr_compat.files import require_present
 from basicsr_compat.images import UnreadableImage, printable
-from basicsr_compat.pipeline.names import image_names
+from basicsr_compat.pipeline.image_names import image_names
 from basicsr_compat.pipeline.naming import naming
 from basicsr_compat.pipeline.randomness import ResumableSampler, SeededItems
 from basicsr_compat.pipeline.stops import obeys_its_parent_alone

@@ -17,7 +17,7 @@ from basicsr_compat.images import UnreadableImage, decode_image, printable
 from basicsr_compat.patching import Repair, with_globals
 from basicsr_compat.pipeline import checkpoints
 from basicsr_compat.pipeline.data import readable
-from basicsr_compat.pipeline.names import result_path
+from basicsr_compat.pipeline.image_names import result_path
 from basicsr_compat.pipeline.pairs import naming_partners
 from basicsr_compat.schema import OptionProblems, nearest, requires
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from basicsr_compat.images import printable
-from basicsr_compat.pipeline.names import names_below
+from basicsr_compat.pipeline.image_names import names_below
 from basicsr_compat.pipeline.randomness import seeded_globals
 from iter_data.degradation import MIN_GT_SIZE, Degradation, Pair, make_pair, read_degradation
 from iter_data.images import PAUSES, UnreadableImage, decode_image, read_bytes, to_tensor

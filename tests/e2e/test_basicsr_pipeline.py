@@ -78,7 +78,7 @@ def trained(folder):
     return folder
 
 
-def test_training_goes_on_where_it_stopped(trained):
+def test_training_continues_where_it_stopped(trained):
     models = trained / "experiments/small/models"
     first, second = (torch.load(models / f"net_g_{step}.pth", weights_only=True) for step in (2, 4))
     assert not torch.equal(first["params"]["conv_first.weight"], second["params"]["conv_first.weight"])

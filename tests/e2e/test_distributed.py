@@ -245,7 +245,7 @@ def test_a_rank_that_fails_ends_the_run_and_is_named(folder, fault, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("iteration", [1, 3], ids=["before the first checkpoint", "after it"])
-def test_a_restart_goes_on_from_the_last_checkpoint_in_the_same_folder(folder, iteration):
+def test_a_restart_continues_from_the_last_checkpoint_in_the_same_folder(folder, iteration):
     name = f"restarted_{iteration}"
     words = [f"name={name}", "train:total_iter=4"]
     code, output, _, left = train_with(folder, "kill", iteration, *words, torchrun_words=["--max-restarts=1"])

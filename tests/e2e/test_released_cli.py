@@ -123,7 +123,7 @@ def test_a_checkpoint_without_vqgan_never_meets_a_random_one(here):
 
 
 @pytest.mark.parametrize(("scale", "iterations"), [(4, [1, 2]), (2, [1])])
-def test_training_goes_on_from_them(here, scale, iterations):
+def test_training_continues_from_them(here, scale, iterations):
     """Fine-tuning of a released checkpoint, and its resumption: the VQGAN stays theirs, the rest moves a little."""
     released = Path(f"experiments/pretrained_models/ITER_x{scale}.pth")
     opt = write_options("train_iter_tiny.yml", scale, name="tuned")

@@ -187,7 +187,7 @@ def param(*values, always):
         for workers in (0, 2)
     ],
 )
-def test_a_killed_training_goes_on_with_the_same_losses(runs, model, workers):
+def test_a_killed_training_continues_with_the_same_losses(runs, model, workers):
     reference = runs.reference(model)
     folder = runs.make(f"killed_{model}_{workers}", model, workers=workers)
     # At the 6th iteration: after the checkpoint of the 4th, in the 2nd epoch and within accumulated gradients.
@@ -228,7 +228,7 @@ ALWAYS = [("write", 1), ("rename", 7), ("prune", 2)]
 @pytest.mark.parametrize(
     ("point", "time", "resumed"), [param(*each, always=each[:2] in ALWAYS) for each in KILL_POINTS]
 )
-def test_whenever_a_training_is_killed_it_goes_on_with_the_same_losses(runs, point, time, resumed):
+def test_whenever_a_training_is_killed_it_continues_with_the_same_losses(runs, point, time, resumed):
     reference = runs.reference("vqgan")
     folder = runs.make(f"{point}_{time}", "vqgan", keep_last=1)
     code, output = runs.train(folder, kill=[point, time])
@@ -290,7 +290,7 @@ def test_a_signal_ends_a_training_after_its_iteration(runs, number, point, time,
     assert_same_outcome(folder, reference)
 
 
-def test_a_longer_training_goes_on_where_the_shorter_one_ended(runs):
+def test_a_longer_training_continues_where_the_shorter_one_ended(runs):
     def make(name, *periods):
         folder = runs.make(name, "sr")
         opt = yaml.safe_load((folder / "train.yml").read_text())

@@ -13,7 +13,7 @@ from basicsr.data import build_dataloader, build_dataset
 from second_order import dataset_of, names, options, write_image
 from torch.utils.data import DataLoader
 
-from basicsr_compat.pipeline.names import names_below
+from basicsr_compat.pipeline.image_names import names_below
 from iter_data import second_order_dataset
 from iter_data.prepare import main as prepare
 from iter_data.second_order_dataset import seed_of

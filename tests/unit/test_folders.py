@@ -54,7 +54,7 @@ def test_a_run_that_fails_after_its_first_iteration_keeps_its_own_folder(good_ru
     assert len(others) == 1 and others[0].startswith("run_archived_")
 
 
-def test_a_run_that_torchrun_starts_anew_goes_on_in_its_folder(good_run):
+def test_a_run_that_torchrun_starts_anew_continues_in_its_folder(good_run):
     with RunFolders() as folders:
         folders.continues = True
         folders.make(options(good_run))

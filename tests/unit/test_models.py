@@ -230,7 +230,7 @@ def test_training_can_start_from_weights(tmp_path, whole):
 
 
 @pytest.mark.parametrize("make", [vqgan_model, iter_model_of])
-def test_a_resumed_run_goes_on_with_its_averaged_weights(tmp_path, make):
+def test_a_resumed_run_continues_with_its_averaged_weights(tmp_path, make):
     source = make(tmp_path, ema_decay=0.9)
     train(source, 3, PAIRS)
     source.save(0, 3)

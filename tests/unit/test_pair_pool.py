@@ -33,7 +33,7 @@ def test_every_pair_goes_in_once_and_comes_out_at_most_once():
     assert seen != sorted(seen)
 
 
-def test_a_restored_pool_goes_on_as_the_first_one():
+def test_a_restored_pool_continues_as_the_first_one():
     pool, generator = PairPool(4), torch.Generator().manual_seed(0)
     for first in (0, 2, 4):
         pool.exchange(batch(first), generator)

@@ -29,7 +29,7 @@ def items(ranks, rank, epoch, start=0, workers=0, manual_seed=0):
     )
 
 
-def test_an_epoch_goes_on_where_it_stopped():
+def test_an_epoch_continues_where_it_stopped():
     whole = items(1, 0, epoch=1)
     assert len(whole) == 21 and len({tuple(item.tolist()) for item in whole}) == 21
     for start, workers in ((0, 2), (1, 0), (20, 0), (21, 0)):
