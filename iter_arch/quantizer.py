@@ -158,6 +158,11 @@ def expected_codes(quantizer: nn.Module, logits: Tensor) -> Tensor:
     Returns:
         (b, d, h, w) float32.
     """
-    codebook = widened(all_codes(quantizer, logits.device))
+    return mean_codes(all_codes(quantizer, logits.device), logits)
+
+
+def mean_codes(codebook: Tensor, logits: Tensor) -> Tensor:
+    """`expected_codes` of a codebook (N, d): logits (b, N, h, w) -> (b, d, h, w) float32."""
+    codebook = widened(codebook)
     with torch.autocast(logits.device.type, enabled=False):
         return torch.einsum("bnhw,nd->bdhw", widened(logits).softmax(1).to(codebook.dtype), codebook)
