@@ -79,7 +79,7 @@ def adaptive_start(net: ITER, lq: Tensor, start: int) -> SamplingConfig:
     config = SamplingConfig(alpha=good[(above + keep_count(start, 8, len(good), "cosine")) // 2 - 1].item())
     found = net.restore(lq, config=config).start_step.item()
     if found != start:
-        raise RuntimeError(f"the start at step {start} came out as {found}: too many tokens are judged alike")
+        raise RuntimeError(f"the start at step {start} came out as {found}: too many tokens are evaluated alike")
     return config
 
 

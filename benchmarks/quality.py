@@ -96,7 +96,7 @@ def laplacian_energy(image: Tensor) -> float:
     return float(F.conv2d(image.mean(1, keepdim=True), kernel).square().mean())
 
 
-class Judge:
+class ImageMetrics:
     """Measures images. ``vgg`` and ``lpips`` take (image, gt) and are left out where there are none."""
 
     def __init__(self, scale: int, vgg: VGGLoss | None, lpips: torch.nn.Module | None) -> None:
@@ -140,8 +140,10 @@ SCORES = ["PSNR", "SSIM", "VGG", "LPIPS", "NIQE", "color", "detail"]
 class Study:
     """One set of weights on one set of photos."""
 
-    def __init__(self, net: iter_arch.ITER, photos: list[Photo], name: str, output: Path, judge: Judge) -> None:
-        self.net, self.photos, self.name, self.output, self.judge = net, photos, name, output, judge
+    def __init__(
+        self, net: iter_arch.ITER, photos: list[Photo], name: str, output: Path, metrics: ImageMetrics
+    ) -> None:
+        self.net, self.photos, self.name, self.output, self.metrics = net, photos, name, output, metrics
         self.config = net.sampling
         self.real_esrgan: torch.nn.Module | None = None
 
@@ -151,7 +153,7 @@ class Study:
 
     def scores(self, image_of: Callable[[Photo], Tensor], what: str) -> list[Scores]:
         bar = tqdm(self.photos, desc=f"{self.name} {what}", leave=False, disable=None)
-        return [self.judge.measure(image_of(photo), photo) for photo in bar]
+        return [self.metrics.measure(image_of(photo), photo) for photo in bar]
 
     def average(self, image_of: Callable[[Photo], Tensor], what: str) -> Scores:
         return mean(self.scores(image_of, what))
@@ -278,14 +280,14 @@ class Study:
 
     def calibration(self) -> None:
         """How often a token of S_l is the ground truth's, by the evaluator's probability that it is."""
-        judged, hits = [], []
+        scores, hits = [], []
         for photo in tqdm(self.photos, desc=f"{self.name} calibration", leave=False, disable=None):
             lq = pad_to_multiple(photo.lq, self.net.multiple)
             S_l = self.net.lq_encoder(lq).argmax(1)
             S_h = self.net.vqgan.encode(pad_to_multiple(photo.gt, self.net.multiple * self.net.scale)).tokens
-            judged.append(self.net.evaluator(S_l, S_l).softmax(1)[:, 1].flatten())
+            scores.append(self.net.evaluator(S_l, S_l).softmax(1)[:, 1].flatten())
             hits.append((S_l == S_h).flatten())
-        p, good = torch.cat(judged), torch.cat(hits).float()
+        p, good = torch.cat(scores), torch.cat(hits).float()
         bins = (p * 10).long().clamp_max(9)
         rows, error = [], 0.0
         for i in bins.unique().tolist():
@@ -332,15 +334,15 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     print(f"{args.model}, {net.sampling}, seed {args.seed}")
     vgg = None if args.vgg is None else VGGLoss(path=args.vgg or None)
-    judge = Judge(net.scale, vgg, create_metric("lpips", device="cpu") if args.lpips else None)
+    metrics = ImageMetrics(net.scale, vgg, create_metric("lpips", device="cpu") if args.lpips else None)
     studies = []
     if args.gt:
         photos = degraded(args.gt, net.scale, args.seed)[: args.limit]
         if args.clean:
             photos = [photo._replace(lq=shrink(photo.gt, net.scale)) for photo in photos]
-        studies.append(Study(net, photos, Path(args.gt).name, args.output, judge))
+        studies.append(Study(net, photos, Path(args.gt).name, args.output, metrics))
     if args.real:
-        studies.append(Study(net, real(args.real)[: args.limit], Path(args.real).name, args.output, judge))
+        studies.append(Study(net, real(args.real)[: args.limit], Path(args.real).name, args.output, metrics))
     with torch.no_grad():
         for study in studies:
             study.real_esrgan = load_real_esrgan(args.real_esrgan) if args.real_esrgan else None

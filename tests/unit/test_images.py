@@ -318,7 +318,7 @@ def test_a_png_with_a_damaged_chunk_of_pixels_is_refused(rng):
 
 
 def odd_files(rng):
-    """Name: content. Every kind of file that one of the readers may judge in a way of its own."""
+    """Name: content. Every kind of file that one of the readers may treat in a way of its own."""
     p, s = random_pixels(rng, 4), smooth_pixels(rng)
     jpeg, whole = encoded(s, "JPEG"), encoded(s, "PNG")
     files = {f"{kind}.img": encoded(s, kind) for kind in FORMATS}
@@ -346,8 +346,8 @@ def odd_files(rng):
     return files
 
 
-def test_training_and_tests_judge_a_file_as_upscale_does(tmp_path, rng):
-    judged = {}
+def test_training_and_tests_accept_the_files_that_upscale_accepts(tmp_path, rng):
+    accepted = {}
     for name, data in odd_files(rng).items():
         try:
             photo, reason = read_photo(file_of(tmp_path, data, name)), None
@@ -360,9 +360,11 @@ def test_training_and_tests_judge_a_file_as_upscale_does(tmp_path, rng):
         else:
             assert reason is None, name
             np.testing.assert_allclose(image[..., ::-1] / 255, photo.rgb, atol=0.501 / 255, err_msg=name)
-        judged[name] = reason is None
+        accepted[name] = reason is None
     refused = {"float.tiff", "huge.png", "letter.jpg", "empty.png", "video.mov"}
-    assert {name for name, good in judged.items() if not good} == refused | {n for n in judged if n.startswith("cut")}
+    assert {name for name, good in accepted.items() if not good} == refused | {
+        n for n in accepted if n.startswith("cut")
+    }
 
 
 def test_the_flags_are_those_of_opencv(rng):
