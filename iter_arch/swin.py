@@ -60,8 +60,8 @@ class SwinOptions:
 
 
 def relative_position_index(window: int) -> Tensor:
-    """Index of each (query, key) pair of a window into the bias table: (n, n) int64, n = window^2."""
-    axis = torch.arange(window)
+    """Index of each (query, key) pair of a window into the bias table: (n, n) int64 on the CPU, n = window^2."""
+    axis = torch.arange(window, device="cpu")
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij")).flatten(1)
     offset = grid[:, :, None] - grid[:, None, :] + window - 1
     return offset[0] * (2 * window - 1) + offset[1]
@@ -113,7 +113,8 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
+        index = relative_position_index(window).to(self.relative_position_bias_table.device)
+        self.register_buffer("relative_position_index", index, persistent=False)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def bias(self, mask: Tensor | None) -> Tensor:

@@ -66,7 +66,7 @@ def build_on_meta(opt: dict) -> tuple[dict[str, torch.nn.Module], list[str]]:
 
     Their constructors know which options cannot go together.
     """
-    import torch
+    from basicsr_compat.meta import on_meta
 
     networks, problems = {}, []
     for key, section in opt.items():
@@ -74,7 +74,7 @@ def build_on_meta(opt: dict) -> tuple[dict[str, torch.nn.Module], list[str]]:
             continue
         arguments = {name: value for name, value in section.items() if name != "type"}
         try:
-            with torch.device("meta"):
+            with on_meta():
                 networks[key] = find_type("arch", section["type"])(**copy.deepcopy(arguments))
         except Exception as error:  # whatever PyTorch says to sizes that cannot be
             problems.append(f"{key} of type {section['type']} cannot be built: {format_error(error)}")

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from basicsr_compat import files
+from basicsr_compat.meta import on_meta
 from basicsr_compat.schema import format_error, read_section, section_problems
 from iter_arch.iter_arch import ITER
 from iter_arch.pretrained.download import RELEASED_VQGAN, REMOTES, fetch, find_checkpoint
@@ -177,7 +178,7 @@ def whole_checkpoint(state: dict[str, Tensor]) -> Checkpoint:
     if not {"vqgan.encoder.0.weight", "lq_encoder.head.weight"} <= state.keys():
         return Checkpoint(state, None)
     config = infer_config(state)
-    with torch.device("meta"):
+    with on_meta():
         expected = ITER(**config).state_dict()
     files.require_fit(expected, state)
     return Checkpoint(state, config)
@@ -211,7 +212,7 @@ def _construct(config: Any, state: Mapping[str, Tensor], source: str | Path) -> 
     if problems:
         raise ValueError(f"{source} is not an ITER of this version: {'; '.join(problems[:3])}")
     try:
-        with torch.device("meta"):
+        with on_meta():
             expected = ITER(**config).state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # the last two of numbers beyond all memory
         raise ValueError(f"{source} is not an ITER of this version: {format_error(error)}") from None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr_compat.files import require_fit
+from basicsr_compat.meta import on_meta
 from iter_arch.lq_encoder_arch import LQEncoder
 from iter_arch.pretrained.infer import infer_network, infer_num_codes, infer_stages, infer_vqgan
 from iter_arch.swin import relative_position_index, shift_mask
@@ -219,7 +220,7 @@ def _parts(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"{name} is not of the released form: it must have residual groups and gates")
         if MASK_GRID % swin["window"]:
             raise ValueError(f"{name} has window={swin['window']}; it must divide {MASK_GRID} in the released form")
-    with torch.device("meta"):
+    with on_meta():
         networks = nn.ModuleDict()
         if "vqgan" in configs:
             networks["vqgan"] = SwinVQGAN(**configs["vqgan"])
