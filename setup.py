@@ -37,7 +37,7 @@ setup(
     package_dir={"iter_data": "datasets/iter_data", **shipped},
     package_data={
         "": ["py.typed"],
-        "iter_arch": ["weights/*"],
+        "iter_arch": ["pretrained/*.md", "weights/*"],
         **{package: ["*.jpg", "*.md", "*.png", "*.yml"] for package in shipped},
     },
     entry_points={"console_scripts": ["basicsr=iter_model.commands:main"]},
@@ -62,7 +62,8 @@ setup(
     ],
     extras_require={
         "benchmarks": ["matplotlib"],
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
+        "hub": ["huggingface_hub"],
         "spandrel": ["spandrel>=0.4.0"],
         "test": [
             "gradio>=6.31,<7",

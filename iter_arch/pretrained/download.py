@@ -4,17 +4,22 @@ import contextlib
 import hashlib
 import os
 import sys
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.request import urlopen
+from typing import Any, BinaryIO, NamedTuple
+from urllib.request import Request, urlopen
 
 from basicsr_compat.files import atomic_write
+from basicsr_compat.schema import format_error
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 # Where BasicSR's users keep weights of others, below the current folder.
 FOLDER = Path("experiments/pretrained_models")
 TIMEOUT = 60
+ATTEMPTS = 10  # of a download that breaks off
+PARTIAL_CONTENT = HTTPStatus.PARTIAL_CONTENT
+HUB = "hf:"
 
 
 class Remote(NamedTuple):
@@ -53,19 +58,36 @@ def find_checkpoint(name: str | Path) -> Path:
     """The file behind a name.
 
     Args:
-        name: a name of `shipped()`; 'released_x4' or 'released_x2', which may be downloaded; or a path.
+        name: a name of `shipped()`; 'released_x4' or 'released_x2', which may be downloaded; 'hf:owner/repo/file' on
+            Hugging Face's hub; or a path.
 
     Raises:
         FileNotFoundError: neither a known name nor a file, or a download failed.
     """
     if str(name) in REMOTES:
         return fetch(REMOTES[str(name)])
+    if str(name).startswith(HUB):
+        return fetch_from_hub(str(name))
     path = WEIGHTS / f"{name}.safetensors"
     path = path if path.is_file() else Path(name)
     if not path.is_file():
         known = ", ".join([*shipped(), *RELEASED])
-        raise FileNotFoundError(f"model={str(name)!r} is neither a file nor one of the known weights ({known})")
+        raise FileNotFoundError(
+            f"model={str(name)!r} is neither a file nor one of the known weights ({known}, hf:owner/repo/file)"
+        )
     return path
+
+
+def find_local(name: str) -> Path | None:
+    """As `find_checkpoint`, but downloads nothing: None where the file is known and not there yet."""
+    if name in REMOTES:
+        return local_copy(REMOTES[name])
+    if name.startswith(HUB):
+        try:
+            return fetch_from_hub(name, local_only=True)
+        except FileNotFoundError:
+            return None
+    return find_checkpoint(name)
 
 
 def local_copy(remote: Remote) -> Path | None:
@@ -99,25 +121,79 @@ def fetch(remote: Remote) -> Path:
     return path
 
 
+def fetch_from_hub(name: str, *, local_only: bool = False) -> Path:
+    """A file of Hugging Face's hub, downloaded into the cache where it is not there yet or has changed.
+
+    Args:
+        name: 'hf:owner/repo/file'; the file may be in a folder.
+        local_only: take it from the cache alone.
+
+    Raises:
+        FileNotFoundError: huggingface_hub is missing, the name is of another form, or the file cannot be had.
+    """
+    owner, _, rest = name.removeprefix(HUB).partition("/")
+    repo, _, file = rest.partition("/")
+    if not (owner and repo and file):
+        raise FileNotFoundError(f"model={name!r} must have the form hf:owner/repo/file")
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise FileNotFoundError(f"model={name!r} needs huggingface_hub: pip install huggingface_hub") from None
+    try:
+        path = hf_hub_download(f"{owner}/{repo}", file, cache_dir=cache_folder() / "hub", local_files_only=local_only)
+    # ValueError: not a valid name, or not in the cache while there is no network.
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"model={name!r} cannot be downloaded: {format_error(error)}") from None
+    return Path(path)
+
+
 def _download(remote: Remote, path: str) -> None:
-    """Raises OSError where less comes than was announced, or something else."""
-    digest, size = hashlib.sha256(), 0
-    with urlopen(remote.url, timeout=TIMEOUT) as response, open(path, "wb") as file:
+    """Raises OSError or HTTPException where the file cannot be had, and OSError where it is another than expected.
+
+    A transfer that breaks off is continued, as long as each attempt brings more of the file.
+    """
+    with open(path, "wb") as file, _progress(remote.name) as bar:
+        for attempt in range(ATTEMPTS):
+            before = file.tell()
+            try:
+                _receive(remote.url, file, bar)
+                break
+            except (OSError, HTTPException):
+                if file.tell() <= before or attempt == ATTEMPTS - 1:
+                    raise
+    found = _sha256(path) if remote.sha256 else None
+    if found != remote.sha256:
+        raise OSError(f"{remote.url} has SHA-256 {found}, not {remote.sha256}")
+
+
+def _receive(url: str, file: BinaryIO, bar: Any) -> None:
+    """Append what ``file`` does not hold yet; all of it where the server cannot continue."""
+    start = file.tell()
+    request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    with urlopen(request, timeout=TIMEOUT) as response:
+        if start and response.status != PARTIAL_CONTENT:
+            file.seek(start := 0)
+            file.truncate()
         total = int(response.headers.get("Content-Length") or 0)
-        with _progress(remote.name, total) as bar:
-            while block := response.read(1 << 20):
-                file.write(block)
-                digest.update(block)
-                size += len(block)
-                bar.update(len(block))
-    if total and size != total:
-        raise OSError(f"{remote.url} ended after {size} of {total} bytes")
-    if remote.sha256 and digest.hexdigest() != remote.sha256:
-        raise OSError(f"{remote.url} has SHA-256 {digest.hexdigest()}, not {remote.sha256}")
+        total += start if total else 0
+        bar.total, bar.n = total or None, start
+        while block := response.read(1 << 16):
+            file.write(block)
+            bar.update(len(block))
+    if total and file.tell() != total:
+        raise OSError(f"{url} ended after {file.tell()} of {total} bytes")
 
 
-def _progress(name: str, total: int) -> Any:
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _progress(name: str) -> Any:
     """A bar on a terminal, where there is one."""
     from tqdm import tqdm
 
-    return tqdm(total=total or None, desc=name, unit="B", unit_scale=True, disable=None, file=sys.stderr)
+    return tqdm(desc=name, unit="B", unit_scale=True, disable=None, file=sys.stderr)

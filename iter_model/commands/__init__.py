@@ -25,6 +25,7 @@ COMMANDS = {
     "check": ("iter_model.commands.check", "check an option file without training or testing"),
     "upscale": ("iter_model.commands.upscale", "restore photos, a file or a folder"),
     "web": ("iter_model.commands.web", "restore photos on a page in the browser"),
+    "weights": ("iter_model.commands.weights", "list, find and download weights"),
     "convert": ("iter_model.commands.convert", "convert the authors' checkpoints to ours, or back"),
 }
 
