@@ -16,15 +16,14 @@ from real_esrgan import load as load_real_esrgan
 from torch.nn import functional as F
 
 import iter_arch
+from iter_model.process import masked_picture
 
 Panels = list[tuple[str, torch.Tensor]]
 
 
 def decode_masked(net: iter_arch.ITER, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """tokens (1, h, w) int64, mask (1, h, w) bool, True = kept -> picture (3, 8h, 8w), dark where masked."""
-    image = net.vqgan.decode(tokens)
-    kept = F.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
-    return (image * (0.2 + 0.8 * kept))[0]
+    return masked_picture(net.vqgan, tokens, mask)[0]
 
 
 def panels(net: iter_arch.ITER, lq: torch.Tensor, config: iter_arch.SamplingConfig) -> Panels:

@@ -8,6 +8,13 @@ from torch import Tensor, nn
 Step = tuple[int, Tensor, Tensor]
 
 
+def masked_picture(vqgan: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
+    """tokens (b, h, w) int64, mask (b, h, w) bool, False = masked -> image (b, 3, H, W), dark where it is masked."""
+    image = vqgan.decode(tokens)
+    kept = nn.functional.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
+    return image * (0.25 + 0.75 * kept)
+
+
 @torch.no_grad()
 def picture_of_process(
     vqgan: nn.Module, lq: Tensor, steps: Sequence[Step], output: Tensor, gt: Tensor | None
@@ -25,10 +32,7 @@ def picture_of_process(
     columns = [nn.functional.interpolate(lq, (height, width), mode="nearest")]
     # Sampling starts from S_l, whatever of it is masked.
     columns.append(vqgan.decode(steps[0][1])[..., :height, :width])
-    for _, tokens, mask in steps[:-1]:
-        image = vqgan.decode(tokens)
-        kept = nn.functional.interpolate(mask[:, None].float(), image.shape[-2:], mode="nearest")
-        columns.append((image * (0.25 + 0.75 * kept))[..., :height, :width])
+    columns += [masked_picture(vqgan, tokens, mask)[..., :height, :width] for _, tokens, mask in steps[:-1]]
     columns.append(output)
     if gt is not None:
         columns.append(gt)

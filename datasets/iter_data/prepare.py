@@ -13,6 +13,7 @@ from urllib.parse import quote
 import lmdb
 from tqdm import tqdm
 
+from basicsr_compat.files import atomic_write
 from basicsr_compat.pipeline.yml import read_yml
 from iter_data.degradation import read_degradation
 from iter_data.images import UnreadableImage, decode_image, list_images, read_image, to_image, write_png
@@ -92,7 +93,8 @@ def make_meta_info(folders: list[str], output: str, *, root: str | None = None, 
     if not lines:
         raise PrepareError(f"no image of {', '.join(folders)} is readable and at least {min_size} pixels high and wide")
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text("".join(lines), encoding="utf-8")
+    with atomic_write(output) as temporary:
+        Path(temporary).write_text("".join(lines), encoding="utf-8")
     print(f"{output}: {len(lines)} of {len(paths)} images; use it with dataroot_gt: {root}")
     return skipped
 
