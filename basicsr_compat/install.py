@@ -125,7 +125,7 @@ def _lacks(name: str, limit: int | None) -> bool:
 
 def _pip(command: str, *words: str | Path, path: list[Path] | None = None, verbose: bool = False) -> None:
     """Run pip with `path` in front of its and its build's sys.path; raises NotInstalled with its reason if it fails."""
-    places = [*map(str, path or []), os.environ.get("PYTHONPATH", "")]
+    places = [*map(str, path or []), *_bundled_pip(), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     pip = [sys.executable, "-m", "pip", command, "--disable-pip-version-check", *map(str, words)]
     to = None if verbose else subprocess.PIPE
@@ -133,6 +133,17 @@ def _pip(command: str, *words: str | Path, path: list[Path] | None = None, verbo
     if result.returncode:
         reason = "see above" if verbose else f"{_reason(result.stdout)} (--verbose shows all)"
         raise NotInstalled(f"pip {command} failed: {reason}")
+
+
+def _bundled_pip() -> list[str]:
+    """Where the interpreter is of uv, or another without pip: the wheel of pip that Python brings along."""
+    if importlib.util.find_spec("pip"):
+        return []
+    ensurepip = importlib.util.find_spec("ensurepip")
+    wheels = sorted(Path(ensurepip.origin).parent.glob("_bundled/pip-*.whl")) if ensurepip and ensurepip.origin else []
+    if not wheels:
+        raise NotInstalled("pip is missing: `uv pip install pip`, or install your system's package of it")
+    return [str(wheels[-1])]
 
 
 def _reason(output: str) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -167,3 +168,15 @@ def test_basicsr_itself(tmp_path):
     wheel = install.build_wheel("basicsr==1.4.2", tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         assert {"basicsr/train.py", "basicsr/version.py"} <= set(archive.namelist())
+
+
+def test_an_environment_without_pip_uses_the_one_that_python_brings_along(tmp_path):
+    """As `uv venv` makes them."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    python, root = venv / "bin/python", Path(install.__file__).parents[1]
+    code = "import importlib.util as u; assert u.find_spec('pip') is None; from basicsr_compat import install; "
+    code += "install._pip('help', verbose=True)"
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    result = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
