@@ -34,7 +34,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_carries_weights_options_photos_and_types(wheel):
     names = set(wheel.namelist())
-    shipped = {"iter_arch/weights/iter_tiny_x4.safetensors"}
+    shipped = {"iter_arch/weights/iter_tiny_x4.safetensors", "iter_arch/pretrained/model_card.md"}
     shipped |= {f"{package}/py.typed" for package in PACKAGES}
     for folder in ("options", "datasets/sample"):
         files = [file.relative_to(ROOT) for file in (ROOT / folder).rglob("*") if file.is_file()]
