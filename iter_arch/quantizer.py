@@ -158,11 +158,6 @@ def expected_codes(quantizer: nn.Module, logits: Tensor) -> Tensor:
     Returns:
         (b, d, h, w) float32.
     """
-    return mean_codes(all_codes(quantizer, logits.device), logits)
-
-
-def mean_codes(codebook: Tensor, logits: Tensor) -> Tensor:
-    """`expected_codes` of a codebook (N, d): logits (b, N, h, w) -> (b, d, h, w) float32."""
-    codebook = widened(codebook)
+    codebook = widened(all_codes(quantizer, logits.device))
     with torch.autocast(logits.device.type, enabled=False):
         return torch.einsum("bnhw,nd->bdhw", widened(logits).softmax(1).to(codebook.dtype), codebook)

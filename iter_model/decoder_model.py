@@ -1,8 +1,7 @@
-"""Stage IV, beyond the paper: D_H is tuned on the tokens that E_l and phi_r give it (arXiv:2312.05616).
+"""Stage IV, beyond the paper: D_H is tuned on the tokens of E_l and phi_r, which stay as they are (arXiv:2312.05616).
 
 Stage I trains the decoder on tokens of sharp photos. At test time it gets those that E_l predicts and phi_r draws, and
-has never seen their like. Here it learns to make the best of them, for every fidelity. E_l may be tuned with it: the
-image's losses reach E_l through its expected codes, while L_dist (Eq. 2) keeps the meaning of its tokens.
+has never seen their like. Here it learns to make the best of them, for every fidelity.
 """
 
 import copy
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from iter_arch.color import low_frequencies
 from iter_arch.iter_arch import ITER
 from iter_arch.pretrained.checkpoint import load_strictly, read_weights
-from iter_arch.quantizer import all_codes, mean_codes
+from iter_arch.quantizer import expected_codes
 from iter_arch.sampling import LogitTiles, make_generators, sample
 from iter_arch.swin_vqgan_arch import SwinVQGAN, decode_codes
 from iter_model.adversarial import AdversarialMixin
@@ -29,45 +28,23 @@ from iter_model.option_rules import gan_problems
 from iter_model.options import DecoderTrainOptions
 
 
-class Drawn(NamedTuple):
-    """What D_H gets of a batch.
+class TrainedDecoder(nn.Module):
+    """D_H alone: codes (b, d, h, w) -> image (b, 3, H, W) float32, nominally in [0, 1], not clamped."""
 
-    lq: (b, 3, H/s, W/s), whose low frequencies the image takes. token_codes: (b, d, h, w), codes of the drawn tokens.
-    fidelity: (b, 1, 1, 1) in [0, 1]. expected: (b, d, h, w), the mean code under the softmax of E_l's logits.
-    codebook: (N, d). S_h: (b, h, w) int64, tokens of the ground truth.
-    """
+    def __init__(self, net: ITER) -> None:
+        super().__init__()
+        self.decoder = net.vqgan.decoder
 
-    lq: Tensor
-    token_codes: Tensor
-    fidelity: Tensor
-    expected: Tensor
-    codebook: Tensor
-    S_h: Tensor
+    def forward(self, codes: Tensor) -> Tensor:
+        """codes (b, d, h, w) -> image (b, 3, H, W) float32, not clamped."""
+        return decode_codes(self.decoder, codes)
 
 
 class Decoded(NamedTuple):
-    """image: (b, 3, H, W) float32, nominally in [0, 1], not clamped; lq_logits: (b, N, h, w), None of a frozen E_l."""
+    """codes: (b, d, h, w), what D_H gets; lq: (b, 3, H/s, W/s), whose low frequencies its image takes."""
 
-    image: Tensor
-    lq_logits: Tensor | None
-
-
-class TrainedDecoder(nn.Module):
-    """D_H, and E_l too where it is tuned, as one module, so that DistributedDataParallel sees one forward a step."""
-
-    def __init__(self, net: ITER, *, with_lq_encoder: bool) -> None:
-        super().__init__()
-        self.decoder = net.vqgan.decoder
-        self.lq_encoder = net.lq_encoder if with_lq_encoder else None
-
-    def forward(self, drawn: Drawn) -> Decoded:
-        """Codes f * expected + (1 - f) * token code (b, d, h, w) -> image (b, 3, H, W), with gradients for E_l."""
-        logits, expected = None, drawn.expected
-        if self.lq_encoder is not None:
-            logits = self.lq_encoder(drawn.lq)
-            expected = mean_codes(drawn.codebook, logits)
-        codes = drawn.token_codes.lerp(expected, drawn.fidelity)
-        return Decoded(decode_codes(self.decoder, codes), logits)
+    codes: Tensor
+    lq: Tensor
 
 
 @MODEL_REGISTRY.register()
@@ -82,11 +59,8 @@ class DecoderModel(AdversarialMixin, ITERModel):
     """
 
     train_options = DecoderTrainOptions
+    trained_part = TrainedDecoder
     path_keys = ("pretrain_network_iter",)
-
-    def trained_part(self, net: ITER) -> TrainedDecoder:
-        """See `ITERModel`."""
-        return TrainedDecoder(net, with_lq_encoder=self.is_train and self.train.tune_lq_encoder)
 
     @classmethod
     def option_problems(
@@ -96,8 +70,6 @@ class DecoderModel(AdversarialMixin, ITERModel):
         yield from super().option_problems(opt, is_train, networks)
         if is_train:
             yield from gan_problems(opt)
-            if opt["train"].get("dist_opt") and not opt["train"].get("tune_lq_encoder"):
-                yield "train.dist_opt trains E_l, which is frozen; set train.tune_lq_encoder: true, or leave it out"
 
     @staticmethod
     def tokenizer_problems(opt: Mapping[str, Any], tokenizer: nn.Module) -> Iterator[str]:
@@ -140,16 +112,13 @@ class DecoderModel(AdversarialMixin, ITERModel):
         self.net_g = self.model_to_device(self.net_g)
         if self.train.ema_decay:
             vqgan = self.iter.vqgan
-            frozen = [self.iter.refiner, self.iter.evaluator, vqgan.encoder, vqgan.quantizer]
-            if not self.train.tune_lq_encoder:
-                frozen.append(self.iter.lq_encoder)
+            frozen = (self.iter.lq_encoder, self.iter.refiner, self.iter.evaluator, vqgan.encoder, vqgan.quantizer)
             self.iter_ema = copy.deepcopy(self.iter, {id(part): part for part in frozen}).requires_grad_(False)
             self.net_g_ema = self.trained_part(self.iter_ema)
             if paths.pretrain_network_g:
                 self.load_into(self.net_g_ema, paths.pretrain_network_g)
         sections = {"l_pix": self.train.pixel_opt, "l_percep": self.train.perceptual_opt}
         self.criteria = {name: build_loss(section).to(self.device) for name, section in sections.items() if section}
-        self.cri_dist = build_loss(self.train.dist_opt).to(self.device) if self.train.dist_opt else None
         self.prepare_data()
         self.optimizer_g = self.add_optimizer(self.train.optim_g, self.net_g.parameters())
         self.init_discriminator()
@@ -165,12 +134,9 @@ class DecoderModel(AdversarialMixin, ITERModel):
             self.synchronized(self.net_g, current_iter),
             self.synchronized(self.net_d, current_iter),
         ):
-            drawn = self.draw_codes()
-            decoded = self.net_g(drawn)
-            image = self.corrected(decoded.image, drawn.lq)
+            decoded = self.draw_codes()
+            image = self.corrected(self.net_g(decoded.codes), decoded.lq)
             losses = {name: criterion(image, self.gt) for name, criterion in self.criteria.items()}
-            if self.cri_dist is not None:
-                losses["l_dist"] = self.cri_dist(decoded.lq_logits, drawn.S_h)
             if with_gan:
                 losses["l_gan"] = self.cri_gan(self.net_d(image).float(), True, is_disc=False)
         self.backward(sum(losses.values()))
@@ -182,7 +148,7 @@ class DecoderModel(AdversarialMixin, ITERModel):
         self.losses = losses
 
     @torch.no_grad()
-    def draw_codes(self) -> Drawn:
+    def draw_codes(self) -> Decoded:
         """What D_H may get at test time for the images of the batch, and for some the tokens of their ground truth."""
         net, options, b = self.iter, self.train, len(self.gt)
         chances = torch.rand(5, b, generator=self.generator).to(self.device)
@@ -194,16 +160,15 @@ class DecoderModel(AdversarialMixin, ITERModel):
         lq = self.lq.lerp(clean, share[:, None, None, None])
 
         logits = net.lq_encoder(lq).float()
-        S_l, S_h = logits.argmax(1), net.vqgan.encode(self.gt).tokens
-        tokens = torch.where(of_gt[:, None, None], S_h, S_l)
+        S_l = logits.argmax(1)
+        tokens = torch.where(of_gt[:, None, None], net.vqgan.encode(self.gt).tokens, S_l)
         refined = ((chances[3] < options.refined_ratio) & ~of_gt).nonzero().flatten()
         if len(refined):
             tokens[refined] = self._refine(S_l[refined])
         fidelity = chances[4] / (1 - options.expected_ratio) if options.expected_ratio < 1 else chances[4] + 1
         fidelity = fidelity.clamp_max(1).masked_fill(of_gt, 0)[:, None, None, None]
-        codebook = all_codes(net.vqgan.quantizer, logits.device)
-        token_codes = net.vqgan.quantizer.codes(tokens)
-        return Drawn(lq, token_codes, fidelity, mean_codes(codebook, logits), codebook, S_h)
+        codes = net.vqgan.quantizer.codes(tokens).lerp(expected_codes(net.vqgan.quantizer, logits), fidelity)
+        return Decoded(codes, lq)
 
     def _refine(self, S_l: Tensor) -> Tensor:
         """Tokens (b, h, w) that Algorithm 2 makes of S_l, at an alpha at random."""

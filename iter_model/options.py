@@ -131,8 +131,6 @@ class DecoderTrainOptions(TrainOptions):
     refined_ratio: share of images with tokens of phi_r at a random alpha, as `network_g.sampling` draws them.
     gt_ratio: share of images with the tokens of their ground truth, so that these are not forgotten.
     mild_ratio: share of images whose degradation is mild, or, for half of them, none.
-    tune_lq_encoder: train E_l too, by what D_H makes of its expected codes.
-    dist_opt: L_dist (Eq. 2) of E_l where it is trained, so that its tokens keep their meaning.
     """
 
     pixel_opt: Loss | None = None
@@ -145,8 +143,6 @@ class DecoderTrainOptions(TrainOptions):
     refined_ratio: Probability = 0.3
     gt_ratio: Probability = 0.1
     mild_ratio: Probability = 0.4
-    tune_lq_encoder: bool = False
-    dist_opt: Loss | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

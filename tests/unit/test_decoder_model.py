@@ -8,7 +8,6 @@ from small_networks import photo, small_iter
 from iter_arch import load_pretrained
 from iter_arch.color import low_frequencies
 from iter_arch.quantizer import expected_codes
-from iter_model.decoder_model import DecoderModel
 
 PAIRS = {"lq": photo(4, 3, 16, 16), "gt": photo(4, 3, 64, 64, seed=1)}
 GAN = {"gan_opt": {"type": "GANLoss", "gan_type": "hinge", "loss_weight": 0.1}}
@@ -17,11 +16,6 @@ GAN = {"gan_opt": {"type": "GANLoss", "gan_type": "hinge", "loss_weight": 0.1}}
 @pytest.fixture
 def net():
     return small_iter()
-
-
-def codes_of(drawn):
-    """What D_H decodes while E_l is frozen."""
-    return drawn.token_codes.lerp(drawn.expected, drawn.fidelity)
 
 
 def train(model, iterations, data=PAIRS, first=1):
@@ -52,36 +46,6 @@ def test_only_the_decoder_changes(net, tmp_path):
         assert torch.equal(value, net.state_dict()[name]) != name.startswith("vqgan.decoder."), name
 
 
-def test_lq_encoder_is_tuned_where_asked_and_its_average_is_saved(net, tmp_path):
-    model = decoder_model(tmp_path, net, tune_lq_encoder=True, dist_opt={"type": "TokenCrossEntropy"})
-    log = train(model, 3)
-    assert set(log[0]) == {"l_pix", "l_dist"}
-    for name, value in model.iter.state_dict().items():
-        changes = name.startswith(("vqgan.decoder.", "lq_encoder."))
-        assert torch.equal(value, net.state_dict()[name]) != changes, name
-    model.save(0, -1)
-    saved = load_pretrained(tmp_path / "models/iter_latest.safetensors").state_dict()
-    for name, value in model.iter_ema.state_dict().items():
-        assert torch.equal(saved[name], value), name
-    assert not torch.equal(saved["lq_encoder.head.weight"], model.iter.state_dict()["lq_encoder.head.weight"])
-
-
-def test_losses_of_the_image_reach_the_lq_encoder_by_its_expected_codes(net, tmp_path):
-    for expected_ratio, reached in ((1.0, True), (0.0, False)):
-        model = decoder_model(tmp_path, net, tune_lq_encoder=True)
-        drawn = draw(model, expected_ratio=expected_ratio)
-        if not expected_ratio:
-            drawn = drawn._replace(fidelity=torch.zeros_like(drawn.fidelity))
-        model.net_g(drawn).image.square().sum().backward()
-        assert (model.net_g.lq_encoder.head.weight.grad.abs().max() > 0) == reached
-
-
-def test_a_loss_for_a_frozen_lq_encoder_is_refused(net, tmp_path):
-    opt = decoder_model(tmp_path, net).opt
-    opt["train"]["dist_opt"] = {"type": "TokenCrossEntropy"}
-    assert any("train.dist_opt trains E_l, which is frozen" in p for p in DecoderModel.option_problems(opt, True, {}))
-
-
 @pytest.mark.long
 def test_the_decoder_learns(net, tmp_path):
     log = train(decoder_model(tmp_path, net, gt_ratio=0.0, expected_ratio=1.0), 40)
@@ -92,7 +56,7 @@ def test_expected_codes_alone(net, tmp_path):
     model = decoder_model(tmp_path, net)
     drawn = draw(model, expected_ratio=1.0)
     expected = expected_codes(model.iter.vqgan.quantizer, model.iter.lq_encoder(PAIRS["lq"]))
-    assert torch.allclose(codes_of(drawn), expected, atol=1e-6) and torch.equal(drawn.lq, PAIRS["lq"])
+    assert torch.allclose(drawn.codes, expected, atol=1e-6) and torch.equal(drawn.lq, PAIRS["lq"])
 
 
 def test_fidelity_is_drawn_for_every_image(net, tmp_path):
@@ -100,8 +64,8 @@ def test_fidelity_is_drawn_for_every_image(net, tmp_path):
     drawn = draw(model)
     logits, quantizer = model.iter.lq_encoder(PAIRS["lq"]), model.iter.vqgan.quantizer
     start, expected = quantizer.codes(logits.argmax(1)), expected_codes(quantizer, logits)
-    shares = ((codes_of(drawn) - start) / (expected - start)).flatten(1).median(1).values
-    assert torch.allclose(codes_of(drawn), start.lerp(expected, shares[:, None, None, None]), atol=1e-4)
+    shares = ((drawn.codes - start) / (expected - start)).flatten(1).median(1).values
+    assert torch.allclose(drawn.codes, start.lerp(expected, shares[:, None, None, None]), atol=1e-4)
     assert len(shares.unique()) == 4 and shares.min() > 0 and shares.max() < 1
 
 
@@ -109,7 +73,7 @@ def test_tokens_of_the_ground_truth(net, tmp_path):
     model = decoder_model(tmp_path, net)
     drawn, quantizer = draw(model, gt_ratio=1.0), model.iter.vqgan.quantizer
     tokens = model.iter.vqgan.encode(PAIRS["gt"]).tokens
-    assert torch.equal(codes_of(drawn), quantizer.codes(tokens))
+    assert torch.equal(drawn.codes, quantizer.codes(tokens))
     shrunk = torch.nn.functional.interpolate(PAIRS["gt"], scale_factor=0.25, mode="bicubic", antialias=True)
     assert torch.equal(drawn.lq, shrunk.clamp(0, 1))
 
@@ -117,10 +81,10 @@ def test_tokens_of_the_ground_truth(net, tmp_path):
 def test_refined_tokens_come_from_phi_r(net, tmp_path):
     model = decoder_model(tmp_path, net)
     plain, refined = draw(model), draw(model, refined_ratio=1.0)
-    assert not torch.equal(codes_of(plain), codes_of(refined))
+    assert not torch.equal(plain.codes, refined.codes)
     # Drawn from another stream, they are others.
     model.generator.manual_seed(1)
-    assert not torch.equal(codes_of(model.draw_codes()), codes_of(refined))
+    assert not torch.equal(model.draw_codes().codes, refined.codes)
 
 
 def test_a_mild_degradation_is_between_the_lq_and_the_shrunk_ground_truth(net, tmp_path):
