@@ -2,12 +2,15 @@
 
     THP_MEM_ALLOC_ENABLE=1 python benchmarks/inference.py --threads 2 --runs 3
     python benchmarks/inference.py --rows swinir/float32 iter/bf16 plain/float32
+    python benchmarks/inference.py --threads 1 --cpu-time --rows rrdb/bf16 ncnn/float32 tiny@1/bf16 --ncnn FOLDER
     python benchmarks/inference.py --photos datasets/val/kodak24 --model iter_tiny_x4     # what bf16 costs in quality
 
 Weights are random. A row is NETWORK/PRECISION: rrdb and swinir are BasicSR's (bf16: under autocast), iter and released
-are ITER at the paper's and at the authors' released size with all 8 steps, iter@2 the same from an adaptive start at
-step 2, iter-compiled with torch.compile (minutes to begin with), plain and plain-released `benchmarks/plain.py`. The
-environment variable gives PyTorch's CPU allocator large pages, for all rows alike.
+are ITER at the paper's and at the authors' released size with all 8 steps, tiny is iter_tiny_x4, iter@2 and tiny@4 are
+the same from an adaptive start at step 2 and 4, ncnn is Real-ESRGAN x4plus in ncnn on the CPU (`real_esrgan.py` says
+where its .param and .bin are, --ncnn their folder), iter-compiled is with torch.compile (minutes to begin with), plain
+and plain-released are `benchmarks/plain.py`. The environment variable gives PyTorch's CPU allocator large pages, for
+all rows alike.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from pathlib import Path
 
 import basicsr_compat  # noqa: F401  isort: skip
 import cv2
+import numpy as np
 import plain
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
@@ -46,7 +50,10 @@ ROWS = [
     for name in ("rrdb", "swinir", "iter", "iter@6", "iter@4", "iter@2", "released")
     for precision in ("float32", "bf16")
 ] + ["plain/float32", "plain-released/float32"]
-CHOICES = [*ROWS, "iter-compiled/float32", "iter-compiled/bf16"]
+CHOICES = [*ROWS, "iter-compiled/float32", "iter-compiled/bf16", "ncnn/float32"]
+CHOICES += [
+    f"{name}/{precision}" for name in ("iter@1", "tiny", "tiny@1", "tiny@4") for precision in ("float32", "bf16")
+]
 Run = Callable[[], object]
 
 
@@ -61,6 +68,8 @@ def build(name: str) -> nn.Module:
             upscale=4, img_size=64, window_size=8, img_range=1.0, depths=[6] * 6, embed_dim=180, num_heads=[6] * 6,
             mlp_ratio=2, upsampler="nearest+conv", resi_connection="1conv",
         ).eval()  # fmt: skip
+    if name == "tiny":
+        return load_pretrained("iter_tiny_x4")
     net = ITER(**(RELEASED if name == "released" else {})).eval()
     for part in (net.refiner, net.evaluator):
         part.head.weight.data.mul_(8)  # as different as the logits of a trained network
@@ -68,6 +77,25 @@ def build(name: str) -> nn.Module:
         for part in (net.lq_encoder, net.refiner.swin, net.evaluator.swin, net.vqgan.decoder):
             part.compile()
     return net
+
+
+def run_ncnn(folder: Path, lq: Tensor) -> Run:
+    """Real-ESRGAN x4plus by ncnn on as many threads as PyTorch has."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.use_vulkan_compute, net.opt.num_threads = False, torch.get_num_threads()
+    for load, suffix in ((net.load_param, "param"), (net.load_model, "bin")):
+        if load(str(folder / f"realesrgan-x4plus.{suffix}")):
+            raise SystemExit(f"--ncnn {folder} holds no realesrgan-x4plus.{suffix} that ncnn reads")
+    image = np.ascontiguousarray(lq[0].cpu().numpy())
+
+    def run() -> object:
+        extractor = net.create_extractor()
+        extractor.input("data", ncnn.Mat(image))
+        return extractor.extract("output")[1]
+
+    return run
 
 
 @torch.no_grad()
@@ -83,10 +111,14 @@ def adaptive_start(net: ITER, lq: Tensor, start: int) -> SamplingConfig:
     return config
 
 
-def prepare(row: str, networks: dict[tuple[str, str], nn.Module], lq: Tensor) -> tuple[nn.Module, Run]:
-    """(network, what is timed) of a row."""
+def prepare(
+    row: str, networks: dict[tuple[str, str], nn.Module], lq: Tensor, ncnn: Path | None
+) -> tuple[nn.Module | None, Run]:
+    """(network, what is timed) of a row; no network where it is not PyTorch's."""
     name, precision = row.split("/")
     kind, _, start = name.partition("@")
+    if kind == "ncnn":
+        return None, run_ncnn(ncnn, lq)
     size = {"plain": "iter", "plain-released": "released"}.get(kind, kind)
     single_pass = kind in ("rrdb", "swinir")
     key = size, "float32" if single_pass else precision
@@ -193,7 +225,7 @@ def speed_table(args: argparse.Namespace, device: torch.device) -> None:
     lq = torch.rand(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0)).to(device)
     networks: dict[tuple[str, str], nn.Module] = {}
     with torch.inference_mode():
-        rows = {row: prepare(row, networks, lq) for row in args.rows}
+        rows = {row: prepare(row, networks, lq, args.ncnn) for row in args.rows}
         for _, run in rows.values():
             run()
         times: dict[str, list[float]] = {row: [] for row in rows}
@@ -203,15 +235,25 @@ def speed_table(args: argparse.Namespace, device: torch.device) -> None:
         median = {row: statistics.median(found) for row, found in times.items()}
         references = [row for row in ("swinir/float32", "swinir/bf16") if row in rows]
         size = f"{args.size}x{args.size} to {4 * args.size}x{4 * args.size}"
-        head = [size, "seconds", *(f"of {row}" for row in references), "peak MB", "GMACs"]
+        head = [size, "seconds", "per output megapixel", *(f"of {row}" for row in references), "peak MB", "GMACs"]
         head += ["E_l", "phi_r", "phi_e", "decoder"]
+        megapixels = 16 * args.size**2 / 1e6
         unit = "processor time, " if args.cpu_time else ""
         print(f"**{hardware(device)}**; {unit}medians of {args.runs} runs in turns\n")
         print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
         for row, (net, run) in rows.items():
             parts = {} if args.quick or row.startswith("plain") else shares(net, run, device)
-            cells = [row, f"{median[row]:.3f}", *(f"{median[row] / median[other]:.2f}" for other in references)]
-            cells += ["", ""] if args.quick else [f"{peak_memory(run, device):.0f}", f"{gmacs(run):.0f}"]
+            cells = [
+                row,
+                f"{median[row]:.3f}",
+                f"{median[row] / megapixels:.2f}",
+                *(f"{median[row] / median[other]:.2f}" for other in references),
+            ]
+            cells += (
+                ["", ""]
+                if args.quick
+                else [f"{peak_memory(run, device):.0f}", "" if net is None else f"{gmacs(run):.0f}"]
+            )
             cells += [f"{parts[name]:.0%}" if name in parts else "" for name in head[-4:]]
             print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -258,6 +300,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the LQ image, a multiple of 16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cpu-time", action="store_true", help="processor time, where others use the machine too")
+    parser.add_argument("--ncnn", type=Path, default=".", help="folder of realesrgan-x4plus.param and .bin")
     parser.add_argument("--quick", action="store_true", help="times only")
     parser.add_argument("--photos", help="folder of photos: measure what bf16 costs in quality instead")
     parser.add_argument("--model", default="iter_tiny_x4", help="weights for --photos")
