@@ -63,11 +63,15 @@ setup(
     extras_require={
         "benchmarks": ["matplotlib"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
+        "export": ["onnx", "onnxscript"],
         "hub": ["huggingface_hub"],
         "spandrel": ["spandrel>=0.4.0"],
         "test": [
             "gradio>=6.31,<7",
             "hypothesis",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
             "pytest",
             "ruff",
             "scikit-image",

@@ -26,6 +26,7 @@ COMMANDS = {
     "upscale": ("iter_model.commands.upscale", "restore photos, a file or a folder"),
     "web": ("iter_model.commands.web", "restore photos on a page in the browser"),
     "weights": ("iter_model.commands.weights", "list, find and download weights"),
+    "export": ("iter_model.commands.export", "write the networks as ONNX files"),
     "convert": ("iter_model.commands.convert", "convert the authors' checkpoints to ours, or back"),
 }
 
