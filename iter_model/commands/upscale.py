@@ -7,6 +7,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
+from iter_model.commands.upscale_control import is_asked_for
 from iter_model.commands.upscale_options import GROUPS, SAMPLING
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ examples:
   basicsr upscale -i old.jpg -o results/ --alpha 0.3 --steps 16 --seed 1
   basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/iter_latest.safetensors
   basicsr upscale -i photos/ -o results/ --model released_x4
+  basicsr upscale -i old.jpg -o results/ --maps maps/
 
 exit status: 0 all restored; 1 some were not (each is named, the others are written); 2 wrong usage, nothing written;
 130 interrupted
@@ -42,16 +44,22 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit status: 0 all restored, 1 some were not, 2 wrong usage (nothing was written), 130 interrupted.
     """
+    from iter_model.photo.controlled import Controls, restore_controlled
     from iter_model.photo.jobs import Output, restore_files
+    from iter_model.photo.progress import say
 
     args.output = args.output.expanduser()
     try:
         try:
             restorer, jobs = _prepare(args)
+            controls = Controls.of(args, jobs) if is_asked_for(args) else None
         except (ValueError, OSError) as error:
             print(f"basicsr upscale: error: {error}", file=sys.stderr)
             return 2
-        failed = restore_files(restorer, jobs, Output(args.quality, args.metadata == "keep"))
+        if controls is not None:
+            failed = restore_controlled(restorer, jobs, controls, say)
+        else:
+            failed = restore_files(restorer, jobs, Output(args.quality, args.metadata == "keep"))
     except KeyboardInterrupt:
         print(f"interrupted; images finished so far are in {args.output}", file=sys.stderr)
         return 130

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from iter_model.commands.upscale_control import add_control
+
 Arguments = argparse._ArgumentGroup
 
 
@@ -181,6 +183,11 @@ GROUPS = (
         "weights may carry the settings that they were tuned for, which are then the defaults; those of the authors' "
         f"networks: {' '.join(_flag(name, value) for name, value in RELEASED_SAMPLING.items())}",
         add_sampling,
+    ),
+    Group(
+        "control by tokens",
+        "see docs/control.md; with any of these, photos are restored one after the other",
+        add_control,
     ),
     Group("device and memory", None, add_device),
 )

@@ -1,0 +1,56 @@
+"""Options of `basicsr upscale` for control by tokens: where is drawn, what is drawn anew, what was invented.
+
+Imports nothing slow, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DEFAULT_SAMPLES = 8
+
+
+def add_control(group: argparse._ArgumentGroup) -> None:
+    """Add the options."""
+    group.add_argument(
+        "--alpha-map",
+        type=Path,
+        metavar="FILE",
+        help="gray image of any size, in the place of --alpha: white is 1, black keeps the first estimate; for several "
+        "photos a folder of images of the same names",
+    )
+    group.add_argument("--variants", type=int, metavar="N", help="N results per photo, OUT/<name>_seed<S>.png")
+    group.add_argument(
+        "--save-tokens", action="store_true", help="save the tokens of each result in OUT/<name>.json, for --from"
+    )
+    group.add_argument(
+        "--redraw", type=Path, metavar="MASK", help="draw new tokens where this image is white, and nowhere else"
+    )
+    group.add_argument(
+        "--from",
+        type=Path,
+        dest="tokens_from",
+        metavar="RESULT.json",
+        help="the tokens of the earlier result that --redraw changes; of the same photo and model",
+    )
+    group.add_argument(
+        "--maps",
+        type=Path,
+        metavar="DIR",
+        help="write DIR/<name>.png too: what was restored, and what was invented",
+    )
+    group.add_argument(
+        "--samples",
+        type=int,
+        default=DEFAULT_SAMPLES,
+        metavar="N",
+        help="results that --maps compares (default: %(default)s)",
+    )
+
+
+def is_asked_for(args: argparse.Namespace) -> bool:
+    """Whether any of the options is given."""
+    return bool(
+        args.alpha_map or args.variants is not None or args.save_tokens or args.redraw or args.tokens_from or args.maps
+    )
