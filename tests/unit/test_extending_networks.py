@@ -1,4 +1,4 @@
-"""Selection rules, quantizers and tokenizers of one's own FSQ, other factors."""
+"""Selection rules, quantizers and tokenizers of a user's own: FSQ, other factors."""
 
 import pytest
 import torch

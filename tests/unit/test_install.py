@@ -1,4 +1,4 @@
-"""`python -m basicsr_compat.install` on a sdist that fails as BasicSR 1.4.2's does, with an index that is a folder."""
+"""`python -m basicsr_compat.install` on an sdist that fails as BasicSR 1.4.2's does, with an index that is a folder."""
 
 import importlib.util
 import io
