@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--model", default="iter_tiny_x4")
     args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
     net = iter_arch.load_pretrained(args.model)
     lq = torch.from_numpy(read_photo(args.photo).rgb.copy()).permute(2, 0, 1)[None]
     prepared, mask = net.prepare(lq), half(lq, net.scale)
