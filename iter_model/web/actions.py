@@ -10,20 +10,22 @@ import dataclasses
 import html
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from basicsr_compat.images import Photo, UnreadableImage, read_photo
-from iter_arch.progress import OnProgress
 from iter_model.photo.restorer import Cancelled
-from iter_model.web import files
-from iter_model.web.engine import Engine, Settings
+from iter_model.web import brush, files
+from iter_model.web.engine import Engine, Job, Result, Settings
+from iter_model.web.film import frame, write_film
 from iter_model.web.visitors import Visitor, Visitors
 
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
-THUMBNAIL = 80
+# Sides in pixels: of an example, of what the brush paints on, of a picture among others.
+THUMBNAIL, CANVAS, SMALL = 80, 800, 1024
 
 
 class Shown(NamedTuple):
@@ -34,6 +36,15 @@ class Shown(NamedTuple):
     download: Any = gr.skip()
 
 
+class Opened(NamedTuple):
+    """`Shown` of a photo that was dropped, and the picture that the brush paints on."""
+
+    status: str
+    pictures: Any
+    download: Any
+    canvas: Any
+
+
 @dataclasses.dataclass
 class Actions:
     """The actions over an engine. examples: photos that are there to try. max_pixels: of a photo."""
@@ -42,6 +53,8 @@ class Actions:
     visitors: Visitors
     examples: list[Path]
     max_pixels: int
+
+    # ---------------------------------------------------------------------------------------- a photo
 
     def thumbnails(self) -> list[Path]:
         """A small picture of every example, as a file that the page may show."""
@@ -60,68 +73,194 @@ class Actions:
         shutil.copyfile(self.examples[index], copy)
         return str(copy)
 
-    def read(self, request: gr.Request, path: str | None) -> Shown:
+    def read(self, request: gr.Request, path: str | None) -> Opened:
         """Read the photo that was dropped, and show it; None takes away the one that was there."""
+        nothing = None, gr.update(value=None, interactive=False), None
         if path is None:
             self.visitors.forget(request.session_hash)
-            return Shown("", None, _nothing_to_download())
+            return Opened("", *nothing)
         visitor = self.visitors.take(request.session_hash, Path(path))
         try:
-            visitor.photo = files.read_upload(visitor.upload, self.max_pixels)
+            photo = files.read_upload(visitor.upload, self.max_pixels)
         except UnreadableImage as error:
-            return Shown(_problem(f"{visitor.name} cannot be used: {error}"), None, _nothing_to_download())
-        before = files.write_preview(visitor.new_file("before.png"), visitor.photo, files.preview_size(visitor.photo))
-        return Shown(_line(f"{visitor.name}, {_size(visitor.photo)}"), (before, before), _nothing_to_download())
-
-    def restore(self, request: gr.Request, progress: Any = gr.Progress(), *fields: Any) -> Shown:  # noqa: B008
-        """Restore the photo with the settings of the fields."""
-        visitor = self.visitors.of(request.session_hash)
-        if visitor.photo is None:
-            return Shown(gr.skip())  # nothing was dropped, or the status line says what is wrong with it
-        stop, start = visitor.begin(), time.monotonic()
-        try:
-            result = self.engine.restore(visitor.photo, Settings(*fields), stop, _bar(progress))
-            return self._shown(visitor, result, f"restored in {time.monotonic() - start:.1f} s")
-        except Cancelled:
-            return Shown(gr.skip())  # the status line says so already
-        except FAILURES as error:
-            return Shown(_problem(str(error) or type(error).__name__))
-
-    def _shown(self, visitor: Visitor, result: Photo, what: str) -> Shown:
-        size = files.preview_size(result)
-        pair = (
-            files.write_preview(visitor.new_file("before.png"), visitor.photo, size),
-            files.write_preview(visitor.new_file("after.png"), result, size),
-        )
-        target = files.write_result(visitor.new_file(files.result_name(visitor.name)), result)
-        line = _line(f"{visitor.name}, {_size(visitor.photo)}: {what}, now {_size(result)}")
-        return Shown(line, pair, gr.update(value=str(target), interactive=True))
+            return Opened(_problem(f"{visitor.name} cannot be used: {error}"), *nothing)
+        visitor.photo = photo
+        before = files.write_preview(visitor.new_file("before.png"), photo, files.preview_size(photo))
+        height, width = photo.rgb.shape[:2]
+        factor = CANVAS / max(height, width)
+        canvas = files.picture_of(photo, (max(1, round(factor * height)), max(1, round(factor * width))))
+        line = html.escape(f"{visitor.name}, {_size(photo)}")
+        return Opened(line, (before, before), nothing[1], canvas[..., :3])
 
     def cancel(self, request: gr.Request) -> str:
         """Stop what is computed for this visitor."""
         self.visitors.of(request.session_hash).stop.set()
-        return _line("Canceled.")
+        return "Canceled."
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
         self.visitors.forget(request.session_hash)
 
+    # ---------------------------------------------------------------------------------------- results
 
-def _bar(progress: Any) -> OnProgress:
-    return lambda done, total: progress((done, total), desc="Restoring", unit="parts")
+    def restore(self, request: gr.Request, progress: Any = gr.Progress(), *fields: Any) -> Shown:  # noqa: B008
+        """Restore the photo with the settings of the fields."""
+
+        def compute(visitor: Visitor, job: Job) -> Shown:
+            return self._show(visitor, job, "restored", Settings(*fields))
+
+        return Shown(*self._attempt(request, progress, compute, len(Shown._fields)))
+
+    def paint_alpha(
+        self,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
+        editor: dict[str, Any] | None = None,
+        inside: float = 1.0,
+        *fields: Any,
+    ) -> Shown:
+        """Restore the photo with another alpha where something is painted."""
+
+        def compute(visitor: Visitor, job: Job) -> Shown:
+            settings, mask = Settings(*fields), _painted(editor)
+            alpha = brush.alpha_map(mask, inside, settings.alpha)
+            return self._show(visitor, job, f"alpha {inside:g} where you painted", settings, alpha=alpha)
+
+        return Shown(*self._attempt(request, progress, compute, len(Shown._fields)))
+
+    def redraw(
+        self,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
+        editor: dict[str, Any] | None = None,
+    ) -> Shown:
+        """Draw other texture where something is painted, and leave every other token of the result as it is."""
+
+        def compute(visitor: Visitor, job: Job) -> Shown:
+            before = _shown(visitor)
+            settings = before.settings._replace(seed=before.settings.seed + 1)
+            what = f"redrawn where you painted, with seed {settings.seed}"
+            mask = brush.redraw_mask(_painted(editor))
+            return self._show(visitor, job, what, settings, tokens=before.tokens, redraw=mask)
+
+        return Shown(*self._attempt(request, progress, compute, len(Shown._fields)))
+
+    def draw_variants(
+        self,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
+        count: int = 4,
+        *fields: Any,
+    ) -> tuple[str, Any]:
+        """Restore the photo with several seeds: the status line, and pictures with captions."""
+
+        def compute(visitor: Visitor, job: Job) -> tuple[str, Any]:
+            settings, visitor.variants, pictures = Settings(*fields), [], []
+            for number in range(int(count)):
+                chosen = settings._replace(seed=settings.seed + number)
+                result = self.engine.restore(visitor.photo, visitor.known, chosen, job.part(number, int(count)))
+                pictures.append((self._small(visitor, result.photo), f"Seed {chosen.seed}"))
+                visitor.variants.append(result._replace(photo=None))
+            return f"{len(pictures)} variants. Choose one to make it the result.", pictures
+
+        return self._attempt(request, progress, compute, 2)
+
+    def choose(self, request: gr.Request, event: gr.SelectData, progress: Any = gr.Progress()) -> tuple:  # noqa: B008
+        """A variant becomes the result: `Shown`, and its seed."""
+
+        def compute(visitor: Visitor, job: Job) -> tuple:
+            variant = visitor.variants[event.index]
+            what = f"variant with seed {variant.settings.seed}"
+            shown = self._show(visitor, job, what, variant.settings, tokens=variant.tokens)
+            visitor.result = variant
+            return *shown, variant.settings.seed
+
+        return self._attempt(request, progress, compute, len(Shown._fields) + 1)
+
+    # ---------------------------------------------------------------------------------------- how it came about
+
+    def film(self, request: gr.Request, progress: Any = gr.Progress()) -> tuple[str, Any, Any]:  # noqa: B008
+        """The steps of the result: the status line, an animation, and its frames with captions."""
+
+        def compute(visitor: Visitor, job: Job) -> tuple[str, Any, Any]:
+            result = _shown(visitor)
+            steps, frames = result.film.steps, []
+            for number, step in enumerate(steps):
+                part = job.part(number, len(steps))
+                photo = self.engine.restore(
+                    visitor.photo, visitor.known, result.settings, part, tokens=step.tokens
+                ).photo
+                picture = files.picture_of(photo, files.preview_size(photo, SMALL))[..., :3]
+                factor = self.engine.net(result.settings.model).vqgan.factor
+                frames.append(frame(picture, photo.rgb.shape[:2], step.kept, factor))
+            paths = [files.write_picture(visitor.new_file("step.png"), one) for one in frames]
+            animation = write_film(visitor.new_file("film.webp"), frames)
+            captions = [step.caption for step in steps]
+            return _steps_taken(result), str(animation), list(zip(map(str, paths), captions, strict=True))
+
+        return self._attempt(request, progress, compute, 3)
+
+    # ---------------------------------------------------------------------------------------- shared
+
+    def _attempt(
+        self, request: gr.Request, progress: Any, compute: Callable[[Visitor, Job], tuple], fields: int
+    ) -> tuple:
+        """What ``compute`` returns, or the line that says why it failed, and every other of the fields as it is."""
+        visitor = self.visitors.of(request.session_hash)
+        rest = [gr.skip()] * (fields - 1)
+        if visitor.photo is None:
+            return gr.skip(), *rest  # nothing was dropped, or the status line says what is wrong with it
+        job = Job(visitor.begin(), lambda done, total: progress((done, total), desc="Computing", unit="parts"))
+        try:
+            return compute(visitor, job)
+        except Cancelled:
+            return gr.skip(), *rest  # the status line says so already
+        except FAILURES as error:
+            return _problem(str(error) or type(error).__name__), *rest
+
+    def _show(self, visitor: Visitor, job: Job, what: str, settings: Settings, **control: Any) -> Shown:
+        """Compute a result and show it; ``control`` as for `Engine.restore`."""
+        start = time.monotonic()
+        result = self.engine.restore(visitor.photo, visitor.known, settings, job, **control)
+        photo, seconds = result.photo, time.monotonic() - start
+        size = files.preview_size(photo)
+        pair = (
+            files.write_preview(visitor.new_file("before.png"), visitor.photo, size),
+            files.write_preview(visitor.new_file("after.png"), photo, size),
+        )
+        target = files.write_result(visitor.new_file(files.result_name(visitor.name)), photo)
+        visitor.result = result._replace(photo=None)
+        line = f"{visitor.name}, {_size(visitor.photo)}: {what} in {seconds:.1f} s, now {_size(photo)}"
+        return Shown(html.escape(line), pair, gr.update(value=str(target), interactive=True))
+
+    def _small(self, visitor: Visitor, photo: Photo) -> str:
+        size = files.preview_size(photo, SMALL)
+        return str(files.write_preview(visitor.new_file("small.png"), photo, size))
 
 
-def _nothing_to_download() -> dict:
-    return gr.update(value=None, interactive=False)
+def _shown(visitor: Visitor) -> Result:
+    if visitor.result is None:
+        raise ValueError("Restore the photo first.")
+    return visitor.result
+
+
+def _painted(editor: dict[str, Any] | None) -> Any:
+    mask = brush.painted(editor)
+    if mask is None:
+        raise ValueError("Paint on the picture first.")
+    return mask
+
+
+def _steps_taken(result: Result) -> str:
+    total, left_out = result.settings.steps, result.settings.steps - result.start_step
+    if not left_out:
+        return f"All {total} steps were taken. What is masked is orange."
+    return f"The first estimate saved {left_out} of {total} steps. What is masked is orange."
 
 
 def _size(photo: Photo) -> str:
     height, width = photo.rgb.shape[:2]
     return f"{width} x {height}"
-
-
-def _line(text: str) -> str:
-    return html.escape(text)
 
 
 def _problem(text: str) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from basicsr_compat.images import Metadata, Photo, read_photo
+from basicsr_compat.images import Photo, read_photo
 from iter_model.photo.metadata import corrected
 from iter_model.photo.writer import write_photo
 
@@ -27,26 +28,42 @@ def result_name(name: str) -> str:
     return f"{Path(name).stem}.png"
 
 
-def preview_size(photo: Photo, scale: int = 1) -> tuple[int, int]:
-    """(height, width) of a photo of ``scale`` times the size, as it is shown."""
-    height, width = (scale * side for side in photo.rgb.shape[:2])
-    factor = min(1, PREVIEW_SIDE / max(height, width))
+def preview_size(photo: Photo, side: int = PREVIEW_SIDE) -> tuple[int, int]:
+    """(height, width) of a photo as it is shown, no side longer than ``side``."""
+    height, width = photo.rgb.shape[:2]
+    factor = min(1, side / max(height, width))
     return max(1, round(factor * height)), max(1, round(factor * width))
 
 
-def write_preview(path: Path, photo: Photo, size: tuple[int, int]) -> Path:
-    """A photo as a PNG file of this size (height, width) for the browser, without its metadata."""
+def picture_of(photo: Photo, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of a photo in this size (height, width): (height, width, 3 or, with alpha, 4) uint8."""
+    channels = [photo.rgb] if photo.alpha is None else [photo.rgb, photo.alpha[..., None]]
+    return np.dstack([_eight_bits(_resized(pixels, size), photo.bit_depth) for pixels in channels])
 
-    def resized(pixels: np.ndarray) -> np.ndarray:
-        if pixels.shape[:2] == size:
-            return pixels
-        smaller = size[0] < pixels.shape[0]
-        return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
-    alpha = None if photo.alpha is None else resized(photo.alpha)
-    shown = photo._replace(rgb=resized(photo.rgb), alpha=alpha, bit_depth=8, metadata=Metadata())
-    write_photo(path, shown, "png")
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, c) -> (*size, c)."""
+    if pixels.shape[:2] == size:
+        return pixels
+    method = cv2.INTER_AREA if size[0] < pixels.shape[0] else cv2.INTER_CUBIC
+    return np.atleast_3d(cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=method))
+
+
+def _eight_bits(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
+    """Levels of 8 bits, from those of ``bit_depth`` bits or from [0, 1]."""
+    top = 2**bit_depth - 1 if np.issubdtype(pixels.dtype, np.integer) else 1
+    return np.rint(np.clip(pixels.astype(np.float32) / top, 0, 1) * 255).astype(np.uint8)
+
+
+def write_picture(path: Path, picture: np.ndarray, icc_profile: bytes | None = None) -> Path:
+    """A picture (H, W, 3 or 4) uint8 as a PNG file for the browser."""
+    Image.fromarray(picture).save(path, "PNG", compress_level=1, icc_profile=icc_profile)
     return path
+
+
+def write_preview(path: Path, photo: Photo, size: tuple[int, int]) -> Path:
+    """A photo as a PNG file of this size (height, width), with its color profile."""
+    return write_picture(path, picture_of(photo, size), None if photo.is_gray else photo.icc_profile)
 
 
 def write_result(path: Path, photo: Photo) -> Path:

@@ -40,9 +40,9 @@ CSS = """
   #right { order: 2; flex: 1 1 100%; }
 }
 """
-# Jobs of this name wait for each other.
-NETWORK = {"concurrency_id": "network", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private"}
+# Jobs of this name wait for each other.
+JOB = {"concurrency_id": "network", "concurrency_limit": 1, **PRIVATE}
 
 
 def theme() -> gr.Theme:
@@ -66,24 +66,76 @@ def build(actions: Actions) -> gr.Blocks:
                     cancel = gr.Button("Cancel", elem_id="cancel")
             with gr.Column(scale=2, min_width=300, elem_id="right"):
                 status = gr.HTML("", elem_id="status")
-                with gr.Tab("Result"):
-                    slider = gr.ImageSlider(
-                        label="Before and after", elem_id="slider", interactive=False, buttons=["fullscreen"]
-                    )
-                    download = gr.DownloadButton("Download", interactive=False, elem_id="download")
-        shown = [status, slider, download]
-        job = {"fn": actions.restore, "inputs": fields, "outputs": shown, "show_progress_on": slider}
+                slider = gr.ImageSlider(
+                    label="Before and after", elem_id="slider", interactive=False, buttons=["fullscreen"]
+                )
+                download = gr.DownloadButton("Download", interactive=False, elem_id="download")
+                shown = [status, slider, download]
+                with gr.Tab("Brush", id="brush"):
+                    canvas, jobs = _add_brush(actions, fields, shown)
+                with gr.Tab("Variants", id="variants"):
+                    jobs += _add_variants(actions, fields, shown)
+                with gr.Tab("Steps", id="steps"):
+                    jobs += _add_film(actions, status)
+        job = {"fn": actions.restore, "inputs": fields, "outputs": shown, "show_progress_on": slider, **JOB}
         # What is changed while a photo is restored counts afterwards.
-        job |= NETWORK | PRIVATE | {"trigger_mode": "always_last"}
-        read = photo.change(actions.read, photo, shown, show_progress_on=slider, **PRIVATE)
+        job |= {"trigger_mode": "always_last"}
+        read = photo.change(actions.read, photo, [*shown, canvas], show_progress_on=slider, **PRIVATE)
         alpha, fidelity, steps, seed, color, model = fields
-        chosen = model.input(actions.engine.defaults, model, fields, show_progress_on=slider, **NETWORK, **PRIVATE)
-        jobs = [read.success(**job), start.click(**job), seed.submit(**job), color.input(**job), chosen.success(**job)]
+        chosen = model.input(actions.engine.defaults, model, fields, show_progress_on=slider, **JOB)
+        jobs += [read.success(**job), start.click(**job), seed.submit(**job), color.input(**job), chosen.success(**job)]
         jobs += [field.release(**job) for field in (alpha, fidelity, steps)]
         cancel.click(actions.cancel, None, status, cancels=jobs, queue=False, **PRIVATE)
         demo.unload(actions.leave)
         demo.load(None, js=ON_LOAD)
     return demo
+
+
+def _add_brush(actions: Actions, fields: list, shown: list) -> tuple[gr.ImageEditor, list]:
+    """What the brush paints on, and the events that compute."""
+    gr.Markdown("Paint on the photo. Then give what you painted another alpha, or draw other texture there alone.")
+    canvas = gr.ImageEditor(
+        label="Paint here",
+        elem_id="canvas",
+        type="numpy",
+        format="png",
+        image_mode="RGBA",
+        sources=(),
+        transforms=(),
+        layers=False,
+        buttons=[],
+        brush=gr.Brush(default_size=40, colors=["rgb(255, 120, 0)"], color_mode="fixed"),
+    )
+    inside = gr.Slider(0, 1, 1, step=0.01, label="Alpha where you painted", elem_id="inside")
+    with gr.Row():
+        paint = gr.Button("Restore with this alpha", elem_id="paint")
+        redraw = gr.Button("Redraw what you painted", elem_id="redraw")
+    slider = shown[1]
+    inputs = [canvas, inside, *fields]
+    return canvas, [
+        paint.click(actions.paint_alpha, inputs, shown, show_progress_on=slider, **JOB),
+        redraw.click(actions.redraw, canvas, shown, show_progress_on=slider, **JOB),
+    ]
+
+
+def _add_variants(actions: Actions, fields: list, shown: list) -> list:
+    gr.Markdown("The same photo with other seeds. Where the variants agree, the photo decides; where not, chance does.")
+    count = gr.Slider(2, 8, 4, step=1, label="Variants", elem_id="count")
+    draw = gr.Button("Draw variants", elem_id="draw")
+    gallery = gr.Gallery(label="Variants", elem_id="gallery", columns=2, buttons=[], interactive=False, preview=False)
+    status, slider, seed = shown[0], shown[1], fields[3]
+    return [
+        draw.click(actions.draw_variants, [count, *fields], [status, gallery], show_progress_on=gallery, **JOB),
+        gallery.select(actions.choose, None, [*shown, seed], show_progress_on=slider, **JOB),
+    ]
+
+
+def _add_film(actions: Actions, status: gr.HTML) -> list:
+    gr.Markdown("How the result came about. What is masked is about to be drawn; the rest is kept so far.")
+    make = gr.Button("Show the steps", elem_id="make_film")
+    film = gr.Image(label="Film", elem_id="film", interactive=False, buttons=["fullscreen"])
+    frames = gr.Gallery(label="Steps", elem_id="frames", columns=2, buttons=["fullscreen"], interactive=False)
+    return [make.click(actions.film, None, [status, film, frames], show_progress_on=film, **JOB)]
 
 
 def _add_examples(actions: Actions, photo: gr.File) -> None:

@@ -9,8 +9,10 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from basicsr_compat.images import Photo
+from iter_model.web.engine import Result
 
 # Seconds after which a visitor who does nothing is forgotten.
 IDLE = 3600
@@ -23,12 +25,16 @@ class Visitor:
     """One open page.
 
     folder: for the visitor's files, of a name that nobody can guess. upload: the file that was dropped.
-    photo: what it holds; None where it cannot be used. seen: when the visitor did something last.
+    photo: what it holds; None where it cannot be used. known: of the photo, by the engine. result: what is shown,
+    without its pixels. variants: results to choose from. seen: when the visitor did something last.
     """
 
     folder: Path
     upload: Path | None = None
     photo: Photo | None = None
+    known: dict[Any, Any] = field(default_factory=dict)
+    result: Result | None = None
+    variants: list[Result] = field(default_factory=list)
     seen: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
 

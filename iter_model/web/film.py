@@ -1,0 +1,69 @@
+"""The steps of Algorithm 2 as pictures (ITER, arXiv:2312.05616): what each step kept, what it was about to draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+# Of masked tokens in a frame: the color that lies over them, and its share.
+VEIL, SHARE = np.array([255.0, 120.0, 0.0]), 0.6
+MILLISECONDS, LAST_MILLISECONDS = 700, 2500
+
+
+class Step(NamedTuple):
+    """The state before step ``t`` of one image; ``t`` = 0 is the result.
+
+    tokens: (1, h, w) int64, which mean nothing where they are masked. kept: (h, w) bool.
+    """
+
+    t: int
+    tokens: Tensor
+    kept: np.ndarray
+
+    @property
+    def caption(self) -> str:
+        """What the step shows, in words."""
+        share = f"{self.kept.mean():.0%} of the tokens kept"
+        return f"Step {self.t} to come: {share}" if self.t else "Result: all tokens kept"
+
+
+class Film:
+    """Records the steps of one image; an `on_step` of `ITER.restore`."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def __call__(self, t: int, tokens: Tensor, mask: Tensor) -> None:
+        """tokens (1, h, w) int64, mask (1, h, w) bool, True = kept."""
+        self.steps.append(Step(t, tokens.clone(), mask[0].cpu().numpy().copy()))
+
+
+def frame(picture: np.ndarray, size: tuple[int, int], kept: np.ndarray, factor: int) -> np.ndarray:
+    """A picture with a veil over what is masked.
+
+    Args:
+        picture: (H', W', 3) uint8, of a restored photo.
+        size: (H, W) of the photo itself.
+        kept: (h, w) bool, its tokens, padding too.
+        factor: pixels of a token's side.
+
+    Returns:
+        (H', W', 3) uint8.
+    """
+    rows, columns = (
+        np.arange(shown) * whole // shown // factor for shown, whole in zip(picture.shape[:2], size, strict=True)
+    )
+    masked = ~kept[rows[:, None], columns]
+    return np.where(masked[..., None], (1 - SHARE) * picture + SHARE * VEIL, picture).astype(np.uint8)
+
+
+def write_film(path: Path, frames: list[np.ndarray]) -> Path:
+    """An animation of frames of one size that begins again at its end: a WebP file."""
+    images = [Image.fromarray(one) for one in frames]
+    durations = [MILLISECONDS] * (len(images) - 1) + [LAST_MILLISECONDS]
+    images[0].save(path, "WEBP", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=90)
+    return path
