@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import gradio as gr
+import numpy as np
 
 from basicsr_compat.images import Photo, UnreadableImage, read_photo
+from iter_arch import Tokenizer, Uncertainty
 from iter_model.photo.restorer import Cancelled
 from iter_model.web import brush, files
 from iter_model.web.engine import Engine, Job, Result, Settings
 from iter_model.web.film import frame, write_film
+from iter_model.web.maps import Map, draw, spread
 from iter_model.web.visitors import Visitor, Visitors
 
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 # Sides in pixels: of an example, of what the brush paints on, of a picture among others.
 THUMBNAIL, CANVAS, SMALL = 80, 800, 1024
+# Of a photo: its maps take three float copies of the result.
+MAPS_PIXELS = 1_000_000
 
 
 class Shown(NamedTuple):
@@ -200,6 +207,29 @@ class Actions:
 
         return self._attempt(request, progress, compute, 3)
 
+    def maps(
+        self,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
+        samples: int = 4,
+    ) -> tuple[str, Any]:
+        """What of the result was invented: the status line, and maps with captions."""
+
+        def compute(visitor: Visitor, job: Job) -> tuple[str, Any]:
+            result = _shown(visitor)
+            height, width = visitor.photo.rgb.shape[:2]
+            if height * width > MAPS_PIXELS:
+                raise ValueError(f"Maps are drawn of photos up to {MAPS_PIXELS} pixels; this one has {height * width}.")
+            found = self.engine.uncertainty(visitor.photo, visitor.known, result.settings, job, int(samples))
+            net = self.engine.net(result.settings.model)
+            drawn = maps_of(result, found, (net.scale * height, net.scale * width), net.vqgan, int(samples))
+            pictures = [(files.write_picture(visitor.new_file("map.png"), draw(one)), one.caption) for one in drawn]
+            return "Bright is uncertain: another seed draws something else there.", [
+                (str(path), caption) for path, caption in pictures
+            ]
+
+        return self._attempt(request, progress, compute, 2)
+
     # ---------------------------------------------------------------------------------------- shared
 
     def _attempt(
@@ -249,6 +279,30 @@ def _painted(editor: dict[str, Any] | None) -> Any:
     if mask is None:
         raise ValueError("Paint on the picture first.")
     return mask
+
+
+def maps_of(result: Result, found: Uncertainty, whole: tuple[int, int], vqgan: Tokenizer, samples: int) -> list[Map]:
+    """The maps of a result of size ``whole``, each over a picture that is no larger than `SMALL`."""
+    factor = min(1, SMALL / max(whole))
+    shown = max(1, round(factor * whole[0])), max(1, round(factor * whole[1]))
+    deviation = cv2.resize(255 * found.std[0, 0].float().cpu().numpy(), shown[::-1], interpolation=cv2.INTER_AREA)
+    masked = np.sum([~step.kept for step in result.film.steps if step.t > 0], axis=0)
+    bad = 1 - result.good.float().numpy()
+
+    def on_picture(tokens: np.ndarray) -> np.ndarray:
+        return spread(tokens, shown, whole, vqgan.factor)
+
+    high = float(np.quantile(deviation, 0.995))
+    return [
+        Map(deviation, high, f"How much {samples} results differ: standard deviation, in levels of 255"),
+        Map(
+            on_picture(found.entropy[0, 0].float().cpu().numpy()),
+            math.log(vqgan.num_codes),
+            "Entropy of the refiner, in nats",
+        ),
+        Map(on_picture(bad), 1.0, "Probability that the first estimate is not good"),
+        Map(on_picture(masked), float(result.settings.steps), "How often a token was drawn, in steps"),
+    ]
 
 
 def _steps_taken(result: Result) -> str:

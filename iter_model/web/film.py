@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from iter_model.web.maps import spread
+
 # Of masked tokens in a frame: the color that lies over them, and its share.
 VEIL, SHARE = np.array([255.0, 120.0, 0.0]), 0.6
 MILLISECONDS, LAST_MILLISECONDS = 700, 2500
@@ -54,10 +56,7 @@ def frame(picture: np.ndarray, size: tuple[int, int], kept: np.ndarray, factor: 
     Returns:
         (H', W', 3) uint8.
     """
-    rows, columns = (
-        np.arange(shown) * whole // shown // factor for shown, whole in zip(picture.shape[:2], size, strict=True)
-    )
-    masked = ~kept[rows[:, None], columns]
+    masked = ~spread(kept, picture.shape[:2], size, factor)
     return np.where(masked[..., None], (1 - SHARE) * picture + SHARE * VEIL, picture).astype(np.uint8)
 
 

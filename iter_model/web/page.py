@@ -77,6 +77,8 @@ def build(actions: Actions) -> gr.Blocks:
                     jobs += _add_variants(actions, fields, shown)
                 with gr.Tab("Steps", id="steps"):
                     jobs += _add_film(actions, status)
+                with gr.Tab("Maps", id="maps"):
+                    jobs += _add_maps(actions, status)
         job = {"fn": actions.restore, "inputs": fields, "outputs": shown, "show_progress_on": slider, **JOB}
         # What is changed while a photo is restored counts afterwards.
         job |= {"trigger_mode": "always_last"}
@@ -136,6 +138,14 @@ def _add_film(actions: Actions, status: gr.HTML) -> list:
     film = gr.Image(label="Film", elem_id="film", interactive=False, buttons=["fullscreen"])
     frames = gr.Gallery(label="Steps", elem_id="frames", columns=2, buttons=["fullscreen"], interactive=False)
     return [make.click(actions.film, None, [status, film, frames], show_progress_on=film, **JOB)]
+
+
+def _add_maps(actions: Actions, status: gr.HTML) -> list:
+    gr.Markdown("What of the result was read from the photo, and what was invented: dark is certain, bright is not.")
+    samples = gr.Slider(2, 16, 4, step=1, label="Results to compare", elem_id="samples")
+    measure = gr.Button("Show the maps", elem_id="make_maps")
+    maps = gr.Gallery(label="Maps", elem_id="maps", columns=2, buttons=["fullscreen"], interactive=False)
+    return [measure.click(actions.maps, samples, [status, maps], show_progress_on=maps, **JOB)]
 
 
 def _add_examples(actions: Actions, photo: gr.File) -> None:
