@@ -100,6 +100,26 @@ class WebPage:
         [handle] = self.find(f"#{slider} input[type=range]")
         handle.send_keys((Keys.ARROW_RIGHT if presses > 0 else Keys.ARROW_LEFT) * abs(presses))
 
+    def open(self, tab):
+        """Open a tab by its name."""
+        [button] = [button for button in self.find("button[role=tab]") if button.text == tab]
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+        button.click()
+
+    def paint(self, side):
+        """Draw a stroke on the left or the right of what the brush paints on."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        self.open("Brush")
+        undo = "#canvas button[aria-label='Undo']"
+        canvas = self.wait(lambda: self.find("#canvas canvas"))[0]
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        time.sleep(1)  # the picture is laid out
+        start = {"left": -110, "right": 90}[side]
+        stroke = ActionChains(self.driver).move_to_element_with_offset(canvas, start, 0).click_and_hold()
+        stroke.move_by_offset(20, 10).move_by_offset(10, -10).release().perform()
+        self.wait(lambda: self.find(f"{undo}:enabled"))
+
     def download(self, folder):
         """Press the download button: the file that comes into the empty ``folder``."""
         behavior = {"behavior": "allow", "downloadPath": str(folder)}

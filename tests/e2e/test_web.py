@@ -90,6 +90,55 @@ def test_a_photo_is_restored_adjusted_and_downloaded_as_upscale_does_it(page, tm
     assert np.array_equal(Image.open(file), upscaled(SAMPLES / "chelsea.png", tmp_path, "--alpha", "0.5"))
 
 
+def test_what_is_painted_is_redrawn_and_nothing_else(page):
+    page.drop(SAMPLES / "chelsea.png")
+    before = page.result()
+    page.paint("left")
+    page.click("#redraw")
+    after = page.result(other_than=before)
+    assert "redrawn where you painted, with seed 1" in page.status
+    changed = (page.pixels(before) != page.pixels(after)).any(2)
+    # Wavelet color reaches 30 pixels, the decoder a few tokens.
+    assert changed[:, :192].any() and not changed[:, 290:].any()
+
+
+def test_what_is_painted_gets_another_alpha(page):
+    page.drop(SAMPLES / "chelsea.png")
+    before = page.result()
+    page.paint("left")
+    page.click("#paint")
+    after = page.result(other_than=before)
+    assert "alpha 1 where you painted" in page.status
+    assert (page.pixels(before) != page.pixels(after)).any()
+
+
+def test_a_variant_becomes_the_result(page):
+    page.drop(SAMPLES / "coffee.png")
+    before = page.result()
+    page.open("Variants")
+    page.click("#draw")
+    page.wait(lambda: len(page.find("#gallery img")) == 4)
+    page.click("#gallery button.thumbnail-item:nth-of-type(3)")
+    page.result(other_than=before)
+    assert "variant with seed 2" in page.status
+    assert page.find("#seed input")[0].get_attribute("value") == "2"
+
+
+def test_steps_and_maps_are_shown(page):
+    page.drop(SAMPLES / "coffee.png")
+    before = page.result()
+    page.move("alpha", 30)
+    page.result(other_than=before)
+    page.open("Steps")
+    page.click("#make_film")
+    page.wait(lambda: page.find("#film img"))
+    assert len(page.wait(lambda: page.find("#frames img"))) > 2
+    page.open("Maps")
+    page.move("samples", -2)
+    page.click("#make_maps")
+    page.wait(lambda: len(page.find("#maps img")) == 4)
+
+
 def test_a_file_that_is_no_photo_is_named_and_the_next_one_restored(page, tmp_path):
     letter = tmp_path / "letter.jpg"
     letter.write_text("no photo")

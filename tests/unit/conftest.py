@@ -72,3 +72,19 @@ def released_net():
 def released_state(released_net):
     """What a released checkpoint of `released_net` holds."""
     return to_released(released_net.state_dict())
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory):
+    """The file of a small ITER."""
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    iter_arch.save_pretrained(small_iter(), path)
+    return path
+
+
+@pytest.fixture
+def web_engine(small_weights):
+    """What the page of `basicsr web` computes with: a small ITER, the only one that it offers."""
+    from iter_model.web.engine import Engine
+
+    return Engine([str(small_weights)], torch.device("cpu"))

@@ -1,9 +1,6 @@
-"""The page of `basicsr web` without a browser: visitors, files, what the server refuses, what the command says."""
+"""The page of `basicsr web` without a browser: visitors, files, and what its fields do."""
 
 import itertools
-import json
-import subprocess
-import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -13,41 +10,25 @@ import pytest
 import torch
 from photos import bomb, encoded, levels, save, smooth
 from PIL import Image
-from small_networks import small_iter
 
 import iter_arch
 from basicsr_compat.images import UnreadableImage, read_photo
-from iter_arch import save_pretrained
-from iter_model import commands
 
 gradio = pytest.importorskip("gradio", reason="needs Gradio: pip install 'iter-sr[web]'")
 
-from fastapi.testclient import TestClient  # noqa: E402
-
 from iter_model.photo.restorer import Cancelled  # noqa: E402
-from iter_model.web import files, server, visitors  # noqa: E402
+from iter_model.web import actions as web_actions  # noqa: E402
+from iter_model.web import brush, files, film, maps, visitors  # noqa: E402
 from iter_model.web.actions import Actions  # noqa: E402
-from iter_model.web.engine import Engine  # noqa: E402
+from iter_model.web.engine import Job  # noqa: E402
 from iter_model.web.visitors import Visitors  # noqa: E402
 
 pytestmark = pytest.mark.long  # Gradio takes seconds to import
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_pretrained(small_iter(), path)
-    return str(path)
-
-
 @pytest.fixture
-def engine(weights):
-    return Engine([weights], torch.device("cpu"))
-
-
-@pytest.fixture
-def actions(engine, tmp_path):
-    return Actions(engine, Visitors(tmp_path / "root"), [], max_pixels=10_000)
+def actions(web_engine, tmp_path):
+    return Actions(web_engine, Visitors(tmp_path / "root"), [], max_pixels=10_000)
 
 
 def request(key="one"):
@@ -64,6 +45,21 @@ def upload(tmp_path, name="cat.png", content=None):
 
 def no_progress(done, desc, unit):
     pass
+
+
+def job(stop=None, progress=lambda done, total: None):
+    return Job(stop or threading.Event(), progress)
+
+
+def fields(engine, **changed):
+    return engine.defaults(engine.models[0])._replace(**changed)
+
+
+def stroke(size=(20, 24), rows=slice(0, 8), columns=slice(0, 8)):
+    """What the editor sends of a photo on which a rectangle was painted."""
+    layer = np.zeros((*size, 4), np.uint8)
+    layer[rows, columns] = 255
+    return {"background": None, "layers": [layer], "composite": None}
 
 
 # ------------------------------------------------------------------------------------------- visitors
@@ -148,41 +144,173 @@ def test_previews_are_small_and_results_whole(tmp_path):
         assert image.size == (3000, 60)
 
 
+def test_a_preview_has_the_levels_of_the_photo(tmp_path):
+    pixels = levels((5, 7))
+    for photo in (read_photo(encoded(pixels)), read_photo(encoded(pixels))._replace(rgb=pixels)):
+        assert np.array_equal(files.picture_of(photo, (5, 7)), pixels)
+    transparent = np.dstack([pixels, pixels[..., :1]])
+    assert np.array_equal(files.picture_of(read_photo(encoded(transparent)), (5, 7)), transparent)
+
+
+# ------------------------------------------------------------------------------------------- film, brush, maps
+
+
+def test_a_frame_veils_what_is_masked_and_nothing_else():
+    picture = np.full((16, 24, 3), 100, np.uint8)
+    kept = np.array([[True, False, True], [True, True, True], [False, False, False]])  # the third row is padding
+    framed = film.frame(picture, (16, 24), kept, 8)
+    changed = (framed != picture).any(2)
+    assert changed[:8, 8:16].all() and changed.sum() == 64
+    small = film.frame(picture[::2, ::2], (16, 24), kept, 8)
+    assert np.array_equal(small, framed[::2, ::2])
+
+
+def test_a_film_has_every_frame(tmp_path):
+    frames = [np.full((8, 8, 3), level, np.uint8) for level in (0, 100, 200)]
+    with Image.open(film.write_film(tmp_path / "film.webp", frames)) as image:
+        assert image.n_frames == 3 and image.info["loop"] == 0
+
+
+def test_what_is_painted_is_a_mask():
+    assert brush.painted(None) is None
+    assert brush.painted(stroke(rows=slice(0, 0))) is None
+    mask = brush.painted(stroke())
+    assert mask.sum() == 64 and mask[:8, :8].all()
+    assert brush.alpha_map(mask, 0.75, 0.25).unique().tolist() == [0.25, 0.75]
+    assert brush.redraw_mask(mask).shape == (1, 1, 20, 24)
+
+
+def test_a_map_has_its_values_and_a_scale():
+    values = np.linspace(0, 2, 64).reshape(8, 8)
+    drawn = maps.draw(maps.Map(values, 2.0, "values"))
+    brightness = drawn[:8].astype(int).sum(2)
+    assert drawn.shape == (8 + maps.SCALE_HEIGHT, 8, 3)
+    assert (np.diff(brightness.ravel()) >= 0).all() and brightness[0, 0] < 30 and brightness[-1, -1] > 500
+    nothing = maps.draw(maps.Map(np.zeros((8, 8)), 0.0, "nothing"))
+    assert np.isfinite(nothing).all()
+
+
 # ------------------------------------------------------------------------------------------- actions
 
 
-def test_read_restore_download(actions, engine, tmp_path):
+@pytest.fixture
+def opened(actions, tmp_path):
+    """The actions after a photo was dropped and restored."""
+    actions.read(request(), upload(tmp_path, "my cat.png"))
+    actions.restore(request(), no_progress, *fields(actions.engine))
+    return actions
+
+
+def shown(actions):
+    return actions.visitors.of("one").result
+
+
+def test_read_restore_download(actions, tmp_path):
     before = actions.read(request(), upload(tmp_path, "my cat.png"))
-    assert before.status == "my cat.png, 24 x 20"
-    fields = engine.defaults(engine.models[0])._replace(seed=3)
-    shown = actions.restore(request(), no_progress, *fields)
-    assert "my cat.png, 24 x 20: restored in" in shown.status and "now 96 x 80" in shown.status
-    file = files.Path(shown.download["value"])
+    assert before.status == "my cat.png, 24 x 20" and before.canvas.shape == (667, 800, 3)
+    after = actions.restore(request(), no_progress, *fields(actions.engine, seed=3))
+    assert "my cat.png, 24 x 20: restored in" in after.status and "now 96 x 80" in after.status
+    file = files.Path(after.download["value"])
     assert file.name == "my cat.png"
-    net = iter_arch.load_pretrained(engine.models[0])
-    assert np.asarray(Image.open(file)).shape == (80, 96, 3)
-    assert net.scale == 4
+    net, photo = actions.engine.net(actions.engine.models[0]), read_photo(encoded(smooth(20, 24)))
+    lq = torch.from_numpy(photo.rgb).permute(2, 0, 1)[None]
+    image = iter_arch.color.match_color(net.restore(lq, seed=3).image, lq, "wavelet")
+    expected = np.rint(255 * image[0].permute(1, 2, 0).clip(0, 1).numpy())
+    assert np.array_equal(np.asarray(Image.open(file)), expected)
+
+
+def test_another_alpha_is_restored_from_what_is_known(opened, monkeypatch):
+    """E_l and the first evaluation ran for the first result."""
+    photo, tokens = opened.visitors.of("one").photo, shown(opened).tokens
+    [known] = opened.visitors.of("one").known.values()
+    monkeypatch.setattr(known.networks.net.lq_encoder, "forward", None)
+    after = opened.restore(request(), no_progress, *fields(opened.engine, alpha=0.0))
+    assert "restored in" in after.status
+    assert not torch.equal(shown(opened).tokens, tokens) and opened.visitors.of("one").photo is photo
+
+
+def test_what_is_painted_gets_another_alpha(opened):
+    engine = opened.engine
+    high = fields(engine, alpha=1.0)
+    opened.restore(request(), no_progress, *high)
+    everywhere = shown(opened).tokens
+    whole = stroke(rows=slice(None), columns=slice(None))
+    after = opened.paint_alpha(request(), no_progress, whole, 1.0, *fields(engine, alpha=0.0))
+    assert "alpha 1 where you painted" in after.status
+    assert torch.equal(shown(opened).tokens, everywhere)
+    opened.paint_alpha(request(), no_progress, stroke(), 1.0, *fields(engine, alpha=0.0))
+    assert not torch.equal(shown(opened).tokens, everywhere)
+
+
+def test_a_redrawn_region_changes_no_token_elsewhere(opened):
+    before = shown(opened).tokens
+    after = opened.redraw(request(), no_progress, stroke())
+    changed = (shown(opened).tokens != before)[0].numpy()
+    assert "redrawn where you painted, with seed 1" in after.status
+    assert changed[:4, :4].any() and not changed[4:].any() and not changed[:, 4:].any()
+    opened.redraw(request(), no_progress, stroke())
+    assert shown(opened).settings.seed == 2
+
+
+@pytest.mark.parametrize("action", ["paint_alpha", "redraw"])
+def test_nothing_painted_is_said(opened, action):
+    rest = [1.0, *fields(opened.engine)] if action == "paint_alpha" else []
+    after = getattr(opened, action)(request(), no_progress, None, *rest)
+    assert "Paint on the picture first." in after.status and after.download == gradio.skip()
+
+
+def test_variants_have_other_seeds_and_one_becomes_the_result(opened):
+    status, pictures = opened.draw_variants(request(), no_progress, 3, *fields(opened.engine, seed=5))
+    assert status.startswith("3 variants") and [caption for _, caption in pictures] == ["Seed 5", "Seed 6", "Seed 7"]
+    *after, seed = opened.choose(request(), SimpleNamespace(index=1), no_progress)
+    assert seed == 6 and "variant with seed 6" in after[0]
+    tokens, file = shown(opened).tokens, files.Path(after[2]["value"]).read_bytes()
+    again = opened.restore(request(), no_progress, *fields(opened.engine, seed=6))
+    assert torch.equal(shown(opened).tokens, tokens)
+    assert files.Path(again.download["value"]).read_bytes() == file
+
+
+def test_the_film_shows_every_step_and_ends_with_the_result(opened):
+    opened.restore(request(), no_progress, *fields(opened.engine, alpha=1.0, steps=4))
+    status, animation, frames = opened.film(request(), no_progress)
+    assert status.startswith("All 4 steps were taken.")
+    captions = [caption for _, caption in frames]
+    assert [caption[:6] for caption in captions] == ["Step 4", "Step 3", "Step 2", "Step 1", "Result"]
+    assert captions[0].endswith("0% of the tokens kept")
+    with Image.open(animation) as image:
+        assert image.n_frames == 5 and image.size == (96, 80)
+
+
+def test_maps_have_captions_and_pictures(opened):
+    status, pictures = opened.maps(request(), no_progress, 2)
+    assert len(pictures) == 4 and "2 results differ" in pictures[0][1]
+    for path, _ in pictures:
+        assert Image.open(path).size == (96, 80 + maps.SCALE_HEIGHT)
+
+
+def test_maps_of_large_photos_are_refused(opened, monkeypatch):
+    monkeypatch.setattr(web_actions, "MAPS_PIXELS", 100)
+    status, _ = opened.maps(request(), no_progress, 2)
+    assert "Maps are drawn of photos up to 100 pixels; this one has 480." in status
 
 
 def test_a_page_in_html_is_shown_as_text(actions, tmp_path):
-    shown = actions.read(request(), upload(tmp_path, "<img src=x onerror=alert(1)>.png", b"x"))
-    assert "<img" not in shown.status and "&lt;img" in shown.status
+    opened = actions.read(request(), upload(tmp_path, "<img src=x onerror=alert(1)>.png", b"x"))
+    assert "<img" not in opened.status and "&lt;img" in opened.status
 
 
-def test_impossible_settings_are_a_line_in_the_page(actions, engine, tmp_path):
-    actions.read(request(), upload(tmp_path))
-    fields = engine.defaults(engine.models[0])
+def test_impossible_settings_are_a_line_in_the_page(opened):
     for wrong in ({"alpha": 7.0}, {"model": "/etc/passwd"}, {"color_correction": "rainbow"}, {"steps": 10**9}):
-        shown = actions.restore(request(), no_progress, *fields._replace(**wrong))
-        assert shown.status.startswith("<strong>⚠"), wrong
+        after = opened.restore(request(), no_progress, *fields(opened.engine, **wrong))
+        assert after.status.startswith("<strong>⚠"), wrong
 
 
-def test_nothing_is_restored_where_no_photo_was_dropped(actions, engine):
-    shown = actions.restore(request(), no_progress, *engine.defaults(engine.models[0]))
-    assert shown.download == gradio.skip()
+def test_nothing_is_restored_where_no_photo_was_dropped(actions):
+    after = actions.restore(request(), no_progress, *fields(actions.engine))
+    assert after.download == gradio.skip()
 
 
-def test_a_canceled_job_ends_with_the_next_batch_of_tiles(engine):
+def test_a_canceled_job_ends_with_the_next_batch_of_tiles(web_engine):
     stop, calls = threading.Event(), []
 
     def progress(done, total):
@@ -191,24 +319,23 @@ def test_a_canceled_job_ends_with_the_next_batch_of_tiles(engine):
 
     photo = read_photo(encoded(smooth(20, 24)))
     with pytest.raises(Cancelled):
-        engine.restore(photo, engine.defaults(engine.models[0]), stop, progress)
+        web_engine.restore(photo, {}, fields(web_engine), job(stop, progress))
     assert len(calls) == 1
 
 
-def test_only_one_job_at_a_time(engine):
+def test_only_one_job_at_a_time(web_engine):
     """The second begins when the first has ended."""
     photo = read_photo(encoded(smooth(20, 24)))
-    settings = engine.defaults(engine.models[0])
-    order = []
+    settings, order = fields(web_engine), []
 
-    def job():
-        def progress(done, total):
-            order.append(threading.get_ident())
-            time.sleep(0.001)  # lets the others begin, if they may
+    def progress(done, total):
+        order.append(threading.get_ident())
+        time.sleep(0.001)  # lets the others begin, if they may
 
-        engine.restore(photo, settings, threading.Event(), progress)
+    def restore():
+        web_engine.restore(photo, {}, settings, job(progress=progress))
 
-    threads = [threading.Thread(target=job) for _ in range(3)]
+    threads = [threading.Thread(target=restore) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -216,137 +343,6 @@ def test_only_one_job_at_a_time(engine):
     assert len([*itertools.groupby(order)]) == 3
 
 
-def test_a_model_is_one_of_the_list(engine):
+def test_a_model_is_one_of_the_list(web_engine):
     with pytest.raises(ValueError, match="must be one of .*small.safetensors"):
-        engine.net("hf:someone/something/a.pth")
-
-
-# ------------------------------------------------------------------------------------------- server
-
-
-@pytest.fixture
-def client(engine, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    monkeypatch.setenv("GRADIO_EXAMPLES_CACHE", "")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    root = tmp_path / "root"
-    root.mkdir()
-    demo = server.build(engine, root, 10_000)
-    options = server.launch_options()
-    demo.launch(server_name="127.0.0.1", server_port=free_port(), **options)
-    yield TestClient(demo.app, raise_server_exceptions=False), root
-    demo.close()
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def test_no_file_but_those_of_the_page_can_be_fetched(client):
-    browser, root = client
-    (root / "mine").mkdir()
-    (root / "mine/a.png").write_bytes(encoded(smooth(4, 4)))
-    assert browser.get(f"/gradio_api/file={root}/mine/a.png").status_code == 200
-    outside = [
-        "/etc/passwd",
-        f"{root}/../secret.txt",
-        f"{root}/mine/../../secret.txt",
-        server.__file__,
-        iter_arch.__file__,
-        "setup.py",
-        "README.md",
-        str(root),
-        f"{root}/mine",
-        "file:///etc/passwd",
-        "http://127.0.0.1/a.png",
-        "https://example.org/a.png",
-    ]
-    (root.parent / "secret.txt").write_text("secret")
-    for path in outside:
-        for address in (f"/gradio_api/file={path}", f"/file={path}", f"/gradio_api/file={path.replace('/', '%2F')}"):
-            response = browser.get(address)
-            assert response.status_code in (403, 404), (address, response.status_code)
-
-
-def test_an_action_takes_no_path_outside_of_the_uploads(client, tmp_path):
-    """Whatever path a visitor names instead of an upload, the page does not read it."""
-    browser, root = client
-    config = browser.get("/config").json()
-    [read] = [d["id"] for d in config["dependencies"] if any(target[1] == "change" for target in d["targets"])]
-    mine, other = root / "mine.png", tmp_path / "other.png"
-    for path in (mine, other):
-        path.write_bytes(encoded(smooth(20, 24)))
-
-    def answer(path):
-        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-        body = {"data": [file], "fn_index": read, "session_hash": "x"}
-        assert browser.post("/gradio_api/queue/join", json=body).status_code == 200
-        lines = browser.get("/gradio_api/queue/data?session_hash=x").text.splitlines()
-        messages = [json.loads(line.removeprefix("data: ")) for line in lines if line]
-        [completed] = [message for message in messages if message["msg"] == "process_completed"]
-        return completed
-
-    completed = answer(mine)
-    assert completed["success"] and completed["output"]["data"][0] == "mine.png, 24 x 20"
-    for path in (other, f"{root}/../other.png", "/etc/passwd", server.__file__):
-        assert not answer(path)["success"]
-
-
-def test_large_requests_are_refused_before_they_are_read(client):
-    browser, _ = client
-    for length, status in ((files.MAX_BYTES * 2, 413), ("many", 411)):
-        headers = {"content-length": str(length), "content-type": "multipart/form-data; boundary=x"}
-        assert browser.post("/gradio_api/upload", headers=headers, content=b"").status_code == status
-
-
-def test_the_page_may_load_nothing_from_elsewhere(client):
-    browser, _ = client
-    page = browser.get("/")
-    policy = page.headers["content-security-policy"]
-    assert page.status_code == 200 and "default-src 'self'" in policy and "http" not in policy
-    assert "fonts.googleapis.com" not in page.text
-
-
-# ------------------------------------------------------------------------------------------- the command
-
-WITHOUT_GRADIO = """
-import sys
-sys.modules["gradio"] = None
-from iter_model import commands
-sys.exit(commands.main(["web"]))
-"""
-
-
-def test_without_gradio_a_line_says_what_brings_it(tmp_path):
-    result = subprocess.run([sys.executable, "-c", WITHOUT_GRADIO], cwd=tmp_path, capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (1, "basicsr web needs Gradio: pip install 'iter-sr[web]'\n")
-
-
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
-        (["--auth", "me"], "--auth must be USER:PASSWORD"),
-        (["--max-pixels", "0"], "--max-pixels=0 must be at least 1"),
-        (["--model", "nowhere.pth"], "model='nowhere.pth' is neither a file nor one of the known weights"),
-        (["--port", "70000"], "--port=70000 must be from 1 to 65535"),
-    ],
-)
-def test_wrong_options_are_a_line_and_2(words, problem, capsys):
-    assert commands.main(["web", *words]) == 2
-    assert f"basicsr web: error: {problem}" in capsys.readouterr().err
-
-
-def test_a_port_in_use_is_a_line_and_2(weights, capsys, monkeypatch):
-    import socket
-
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        one.listen()
-        port = one.getsockname()[1]
-        assert commands.main(["web", "--model", weights, "--port", str(port)]) == 2
-    assert f"{port}" in capsys.readouterr().err
+        web_engine.net("hf:someone/something/a.pth")
