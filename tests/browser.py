@@ -138,9 +138,14 @@ class WebPage:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         time.sleep(0.5)
 
-    def screenshot(self, path):
-        """A picture of the whole page."""
-        height = self.driver.execute_script("return document.querySelector('.gradio-container').scrollHeight")
-        width = self.driver.execute_script("return window.innerWidth")
+    def screenshot(self, path, top="body", bottom=None):
+        """A picture of the page, as wide as it is, from an element to the end of another, as a JPEG file."""
+        width, height = self.driver.execute_script(
+            "return [window.innerWidth, document.querySelector('.gradio-container').scrollHeight]"
+        )
         self.resize(width, height)
-        self.driver.save_screenshot(str(path))
+        time.sleep(2)  # pictures are laid out again
+        box = self.find(top)[0].rect
+        end = self.find(bottom)[0].rect if bottom else {"y": 0, "height": height}
+        whole = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
+        whole.crop((0, int(box["y"]), width, int(end["y"] + end["height"] + 8))).save(path, quality=85)

@@ -68,6 +68,12 @@ def page(server, driver):
     return WebPage(driver, server.address)
 
 
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
+    """Where pictures of the page go; ITER_SCREENSHOTS=docs makes those of docs/web.md anew."""
+    return Path(os.environ.get("ITER_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+
+
 def upscaled(photo, folder, *options):
     """The pixels of what `basicsr upscale` makes of a photo."""
     code, output = call(folder, BASICSR, "upscale", "-i", photo, "-o", folder / "results", *options)
@@ -90,16 +96,17 @@ def test_a_photo_is_restored_adjusted_and_downloaded_as_upscale_does_it(page, tm
     assert np.array_equal(Image.open(file), upscaled(SAMPLES / "chelsea.png", tmp_path, "--alpha", "0.5"))
 
 
-def test_what_is_painted_is_redrawn_and_nothing_else(page):
+def test_what_is_painted_is_redrawn_and_nothing_else(page, shots):
     page.drop(SAMPLES / "chelsea.png")
     before = page.result()
     page.paint("left")
     page.click("#redraw")
     after = page.result(other_than=before)
     assert "redrawn where you painted, with seed 1" in page.status
-    changed = (page.pixels(before) != page.pixels(after)).any(2)
-    # Wavelet color reaches 30 pixels, the decoder a few tokens.
-    assert changed[:, :192].any() and not changed[:, 290:].any()
+    difference = np.abs(page.pixels(before).astype(int) - page.pixels(after)).max(2)
+    # The decoder normalizes over a whole tile: pixels elsewhere move by some levels, though no token does.
+    assert difference[:, :192].max() > 12 and difference[:, 290:].max() <= 8
+    page.screenshot(shots / "web.jpg", bottom="#redraw")
 
 
 def test_what_is_painted_gets_another_alpha(page):
@@ -124,8 +131,8 @@ def test_a_variant_becomes_the_result(page):
     assert page.find("#seed input")[0].get_attribute("value") == "2"
 
 
-def test_steps_and_maps_are_shown(page):
-    page.drop(SAMPLES / "coffee.png")
+def test_steps_and_maps_are_shown(page, shots):
+    page.drop(SAMPLES / "chelsea.png")
     before = page.result()
     page.move("alpha", 30)
     page.result(other_than=before)
@@ -133,10 +140,12 @@ def test_steps_and_maps_are_shown(page):
     page.click("#make_film")
     page.wait(lambda: page.find("#film img"))
     assert len(page.wait(lambda: page.find("#frames img"))) > 2
+    page.screenshot(shots / "web_steps.jpg", top="#make_film", bottom="#frames")
     page.open("Maps")
     page.move("samples", -2)
     page.click("#make_maps")
     page.wait(lambda: len(page.find("#maps img")) == 4)
+    page.screenshot(shots / "web_maps.jpg", top="#make_maps", bottom="#maps")
 
 
 def test_a_file_that_is_no_photo_is_named_and_the_next_one_restored(page, tmp_path):
@@ -202,7 +211,7 @@ def test_the_page_loads_nothing_from_elsewhere(server, page):
     assert [url for url in requests if not url.startswith((server.address, "data:", "blob:"))] == []
 
 
-def test_on_a_narrow_screen_nothing_is_cut_off(page):
+def test_on_a_narrow_screen_nothing_is_cut_off(page, shots):
     page.resize(400, 800)
     page.drop(SAMPLES / "chelsea.png")
     page.result()
@@ -210,3 +219,4 @@ def test_on_a_narrow_screen_nothing_is_cut_off(page):
     assert page.driver.execute_script(too_wide) <= 0
     places = {name: page.find(f"#{name}")[0].rect["y"] for name in ("photo", "slider", "alpha", "start")}
     assert sorted(places, key=places.get) == ["photo", "slider", "alpha", "start"]
+    page.screenshot(shots / "web_narrow.jpg", bottom="#start")

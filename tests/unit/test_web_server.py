@@ -22,23 +22,39 @@ pytestmark = pytest.mark.long  # Gradio takes seconds to import
 
 
 @pytest.fixture
-def client(web_engine, tmp_path, monkeypatch):
+def launch(web_engine, tmp_path, monkeypatch):
+    """launch(**options) -> a client of the page, and the folder of its files."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setenv("GRADIO_EXAMPLES_CACHE", "")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     root = tmp_path / "root"
     root.mkdir()
     demo = server.build(web_engine, root, 10_000)
-    options = server.launch_options()
-    demo.launch(server_name="127.0.0.1", server_port=free_port(), **options)
-    yield TestClient(demo.app, raise_server_exceptions=False), root
+
+    def call(**options):
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+        demo.launch(server_name="127.0.0.1", server_port=port, **server.launch_options(), **options)
+        return TestClient(demo.app, raise_server_exceptions=False), root
+
+    yield call
     demo.close()
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+@pytest.fixture
+def client(launch):
+    return launch()
+
+
+def test_with_a_password_nothing_is_there_without_it(launch):
+    browser, root = launch(auth=("me", "secret"))
+    (root / "mine.png").write_bytes(encoded(smooth(4, 4)))
+    addresses = ("/config", f"/gradio_api/file={root}/mine.png")
+    assert [browser.get(address).status_code for address in addresses] == [401, 401]
+    assert browser.post("/login", data={"username": "me", "password": "wrong"}).status_code == 400
+    assert browser.post("/login", data={"username": "me", "password": "secret"}).status_code == 200
+    assert [browser.get(address).status_code for address in addresses] == [200, 200]
 
 
 def test_no_file_but_those_of_the_page_can_be_fetched(client):
