@@ -40,9 +40,9 @@ class WebPage:
         """The elements of a CSS selector."""
         return self.driver.find_elements("css selector", selector)
 
-    def click(self, selector):
-        """Press the first element of a CSS selector."""
-        element = self.find(selector)[0]
+    def click(self, selector, index=0):
+        """Press one of the elements of a CSS selector."""
+        element = self.find(selector)[index]
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from photos import bomb, encoded, levels, save, smooth
+from photos import bomb, encoded, exif, levels, save, smooth
 from PIL import Image
 
 import iter_arch
@@ -217,6 +217,17 @@ def test_read_restore_download(actions, tmp_path):
     image = iter_arch.color.match_color(net.restore(lq, seed=3).image, lq, "wavelet")
     expected = np.rint(255 * image[0].permute(1, 2, 0).clip(0, 1).numpy())
     assert np.array_equal(np.asarray(Image.open(file)), expected)
+
+
+def test_the_download_is_of_the_photos_kind_and_has_its_metadata(actions, tmp_path):
+    tags = exif(6)
+    tags[0x010F] = "a camera"
+    actions.read(request(), upload(tmp_path, "cat.JPEG", encoded(smooth(20, 24), "JPEG", exif=tags, dpi=(72, 72))))
+    after = actions.restore(request(), no_progress, *fields(actions.engine))
+    with Image.open(after.download["value"]) as image:
+        assert (image.format, image.size, image.info["dpi"]) == ("JPEG", (80, 96), (72, 72))
+        assert {**image.getexif()}[0x010F] == "a camera" and image.getexif()[0x0112] == 1
+    assert files.Path(after.download["value"]).name == "cat.jpg"
 
 
 def test_another_alpha_is_restored_from_what_is_known(opened, monkeypatch):
