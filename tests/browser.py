@@ -143,9 +143,14 @@ class WebPage:
         width, height = self.driver.execute_script(
             "return [window.innerWidth, document.querySelector('.gradio-container').scrollHeight]"
         )
-        self.resize(width, height)
+        self.resize(width, height + 400)
+        self.driver.execute_script("window.scrollTo(0, 0)")
         time.sleep(2)  # pictures are laid out again
-        box = self.find(top)[0].rect
-        end = self.find(bottom)[0].rect if bottom else {"y": 0, "height": height}
+        first = self.find(top)[0].rect
+        last = self.find(bottom)[0].rect if bottom else {"y": 0, "height": height}
+        left, right = (0, width) if top == "body" else (first["x"] - 8, first["x"] + first["width"] + 8)
+        box = left, first["y"] - 8, right, last["y"] + last["height"] + 8
         whole = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
-        whole.crop((0, int(box["y"]), width, int(end["y"] + end["height"] + 8))).save(path, quality=85)
+        whole.crop((max(0, box[0]), max(0, box[1]), min(width, box[2]), min(whole.height, box[3]))).save(
+            path, quality=85
+        )

@@ -240,7 +240,7 @@ class Actions:
         rest = [gr.skip()] * (fields - 1)
         if visitor.photo is None:
             return gr.skip(), *rest  # nothing was dropped, or the status line says what is wrong with it
-        job = Job(visitor.begin(), lambda done, total: progress((done, total), desc="Computing", unit="parts"))
+        job = Job(visitor.begin(), lambda done, total: progress((done, total), desc="Restoring", unit="parts"))
         try:
             return compute(visitor, job)
         except Cancelled:
@@ -293,23 +293,20 @@ def maps_of(result: Result, found: Uncertainty, whole: tuple[int, int], vqgan: T
         return spread(tokens, shown, whole, vqgan.factor)
 
     high = float(np.quantile(deviation, 0.995))
+    entropy = found.entropy[0, 0].float().cpu().numpy()
     return [
-        Map(deviation, high, f"How much {samples} results differ: standard deviation, in levels of 255"),
-        Map(
-            on_picture(found.entropy[0, 0].float().cpu().numpy()),
-            math.log(vqgan.num_codes),
-            "Entropy of the refiner, in nats",
-        ),
-        Map(on_picture(bad), 1.0, "Probability that the first estimate is not good"),
-        Map(on_picture(masked), float(result.settings.steps), "How often a token was drawn, in steps"),
+        Map(deviation, high, f"Deviation of {samples} results (levels of 255)"),
+        Map(on_picture(entropy), math.log(vqgan.num_codes), "Entropy of the refiner (nats)"),
+        Map(on_picture(bad), 1.0, "First estimate not good (probability)"),
+        Map(on_picture(masked), float(result.settings.steps), "Drawn anew (steps)"),
     ]
 
 
 def _steps_taken(result: Result) -> str:
     total, left_out = result.settings.steps, result.settings.steps - result.start_step
     if not left_out:
-        return f"All {total} steps were taken. What is masked is orange."
-    return f"The first estimate saved {left_out} of {total} steps. What is masked is orange."
+        return f"All {total} steps were taken. What is masked is blue."
+    return f"The first estimate saved {left_out} of {total} steps. What is masked is blue."
 
 
 def _size(photo: Photo) -> str:

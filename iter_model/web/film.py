@@ -12,7 +12,7 @@ from torch import Tensor
 from iter_model.web.maps import spread
 
 # Of masked tokens in a frame: the color that lies over them, and its share.
-VEIL, SHARE = np.array([255.0, 120.0, 0.0]), 0.6
+VEIL, SHARE = np.array([40.0, 70.0, 255.0]), 0.55
 MILLISECONDS, LAST_MILLISECONDS = 700, 2500
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Height of the scale, of its letters, and the longest side of a map.
-SCALE_HEIGHT, FONT_SCALE = 44, 0.5
+# Height and width of a scale before it is enlarged to its map.
+SCALE = 42, 384
 
 
 class Map(NamedTuple):
@@ -37,9 +37,9 @@ def spread(tokens: np.ndarray, shown: tuple[int, int], whole: tuple[int, int], f
 
 
 def draw(one: Map) -> np.ndarray:
-    """A map and its scale below it: (H + SCALE_HEIGHT, W, 3) uint8."""
+    """A map below its scale: (H + h, W, 3) uint8."""
     high = one.high or 1.0
-    return np.vstack([_colored(one.values / high), _scale(one.values.shape[1], high)])
+    return np.vstack([_scale(one.values.shape[1], high), _colored(one.values / high)])
 
 
 def _colored(values: np.ndarray) -> np.ndarray:
@@ -48,12 +48,13 @@ def _colored(values: np.ndarray) -> np.ndarray:
 
 
 def _scale(width: int, high: float) -> np.ndarray:
-    """The colors from left to right, with numbers below them."""
-    picture = np.full((SCALE_HEIGHT, width, 3), 255, np.uint8)
-    picture[6:20] = _colored(np.linspace(0, 1, width)[None]).repeat(14, axis=0)
-    texts = [f"{high * part:.3g}" for part in (0, 0.5, 1)]
-    for part, text in zip((0, 0.5, 1), texts, strict=True):
-        (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, 1)
-        left = round(part * (width - length - 4)) + 2
-        cv2.putText(picture, text, (left, 38), cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, (0, 0, 0), 1, cv2.LINE_AA)
-    return picture
+    """The colors from left to right, with numbers above them; letters grow with the picture."""
+    height, side = SCALE
+    picture = np.full((height, side, 3), 255, np.uint8)
+    picture[22:38] = _colored(np.linspace(0, 1, side)[None])
+    for part in (0, 0.5, 1):
+        text = f"{high * part:.3g}"
+        (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+        left = round(part * (side - length - 4)) + 2
+        cv2.putText(picture, text, (left, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return cv2.resize(picture, (width, max(1, round(height * width / side))), interpolation=cv2.INTER_LINEAR)

@@ -124,7 +124,15 @@ def _add_variants(actions: Actions, fields: list, shown: list) -> list:
     gr.Markdown("The same photo with other seeds. Where the variants agree, the photo decides; where not, chance does.")
     count = gr.Slider(2, 8, 4, step=1, label="Variants", elem_id="count")
     draw = gr.Button("Draw variants", elem_id="draw")
-    gallery = gr.Gallery(label="Variants", elem_id="gallery", columns=2, buttons=[], interactive=False, preview=False)
+    gallery = gr.Gallery(
+        label="Variants",
+        elem_id="gallery",
+        columns=2,
+        object_fit="contain",
+        buttons=[],
+        interactive=False,
+        preview=False,
+    )
     status, slider, seed = shown[0], shown[1], fields[3]
     return [
         draw.click(actions.draw_variants, [count, *fields], [status, gallery], show_progress_on=gallery, **JOB),
@@ -136,7 +144,9 @@ def _add_film(actions: Actions, status: gr.HTML) -> list:
     gr.Markdown("How the result came about. What is masked is about to be drawn; the rest is kept so far.")
     make = gr.Button("Show the steps", elem_id="make_film")
     film = gr.Image(label="Film", elem_id="film", interactive=False, buttons=["fullscreen"])
-    frames = gr.Gallery(label="Steps", elem_id="frames", columns=2, buttons=["fullscreen"], interactive=False)
+    frames = gr.Gallery(
+        label="Steps", elem_id="frames", columns=2, object_fit="contain", buttons=["fullscreen"], interactive=False
+    )
     return [make.click(actions.film, None, [status, film, frames], show_progress_on=film, **JOB)]
 
 
@@ -144,7 +154,9 @@ def _add_maps(actions: Actions, status: gr.HTML) -> list:
     gr.Markdown("What of the result was read from the photo, and what was invented: dark is certain, bright is not.")
     samples = gr.Slider(2, 16, 4, step=1, label="Results to compare", elem_id="samples")
     measure = gr.Button("Show the maps", elem_id="make_maps")
-    maps = gr.Gallery(label="Maps", elem_id="maps", columns=2, buttons=["fullscreen"], interactive=False)
+    maps = gr.Gallery(
+        label="Maps", elem_id="maps", columns=2, object_fit="contain", buttons=["fullscreen"], interactive=False
+    )
     return [measure.click(actions.maps, samples, [status, maps], show_progress_on=maps, **JOB)]
 
 

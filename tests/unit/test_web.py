@@ -183,8 +183,10 @@ def test_what_is_painted_is_a_mask():
 def test_a_map_has_its_values_and_a_scale():
     values = np.linspace(0, 2, 64).reshape(8, 8)
     drawn = maps.draw(maps.Map(values, 2.0, "values"))
-    brightness = drawn[:8].astype(int).sum(2)
-    assert drawn.shape == (8 + maps.SCALE_HEIGHT, 8, 3)
+    brightness = drawn[-8:].astype(int).sum(2)
+    assert drawn.shape == (9, 8, 3)
+    wide = maps.draw(maps.Map(np.zeros((8, 384)), 2.0, "values"))
+    assert wide.shape == (8 + maps.SCALE[0], 384, 3) and (wide[:22] == 0).any()  # numbers above the colors
     assert (np.diff(brightness.ravel()) >= 0).all() and brightness[0, 0] < 30 and brightness[-1, -1] > 500
     nothing = maps.draw(maps.Map(np.zeros((8, 8)), 0.0, "nothing"))
     assert np.isfinite(nothing).all()
@@ -294,9 +296,9 @@ def test_the_film_shows_every_step_and_ends_with_the_result(opened):
 
 def test_maps_have_captions_and_pictures(opened):
     status, pictures = opened.maps(request(), no_progress, 2)
-    assert len(pictures) == 4 and "2 results differ" in pictures[0][1]
+    assert len(pictures) == 4 and pictures[0][1] == "Deviation of 2 results (levels of 255)"
     for path, _ in pictures:
-        assert Image.open(path).size == (96, 80 + maps.SCALE_HEIGHT)
+        assert Image.open(path).size == (96, 80 + 10)
 
 
 def test_maps_of_large_photos_are_refused(opened, monkeypatch):
