@@ -24,9 +24,10 @@ from PIL import Image
 import iter_arch
 from basicsr_compat.images import read_photo
 from iter_arch.color import DEFAULT_LEVELS
+from iter_model.photo.devices import choose_device, choose_tile
 from iter_model.photo.folders import Job
 from iter_model.photo.jobs import restore_files
-from iter_model.photo.restorer import Restorer, choose_device, choose_tile
+from iter_model.photo.restorer import Restorer
 from iter_model.photo.writer import write_photo
 
 SIZES = ((480, 270), (680, 382), (960, 540))
@@ -127,9 +128,9 @@ def overlap(args: argparse.Namespace, folder: Path) -> None:
 
     def sequential() -> None:
         for source, target in jobs:
-            write_photo(target, one.restore([read_photo(source)])[0])
+            write_photo(target, one.restore(read_photo(source)))
 
-    compare({"one after another": sequential, "beside": lambda: restore_files(one, jobs)}, args.repeats)
+    compare({"one after another": sequential, "beside": lambda: restore_files([one], jobs)}, args.repeats)
 
 
 def batch(args: argparse.Namespace, folder: Path) -> None:

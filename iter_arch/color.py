@@ -5,8 +5,9 @@ one gain and one offset per channel for the whole image. `wavelet` (the name is 
 is local: the result keeps its detail and takes the low frequencies of the upsampled input.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Annotated, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -49,10 +50,36 @@ def match_color(image: Tensor, lq: Tensor, method: ColorMethod = "wavelet", leve
 
 def match_color_(image: Tensor, lq: Tensor, method: ColorMethod = "wavelet", levels: int = DEFAULT_LEVELS) -> Tensor:
     """`match_color` in the place of ``image``, which is float32: no second copy of a large one."""
+    matcher = make_matcher(lq, image.shape[2:], method, levels)
+    top = 0
+    strips = (matcher.push(image[:, :, first:last]) for first, last in _strips(image.shape[2]))
+    for rows in chain(chain.from_iterable(strips), matcher.finish()):
+        image[:, :, top : top + rows.shape[2]] = rows
+        top += rows.shape[2]
+    return image
+
+
+class RowMatcher(Protocol):
+    """Color correction of images that come in rows, from top to bottom: (b, 3, n, W) float32."""
+
+    def push(self, rows: Tensor) -> Iterator[Tensor]:
+        """Take the next rows, and hand on those that are finished."""
+
+    def finish(self) -> Iterator[Tensor]:
+        """Hand on the rest, after the last row."""
+
+
+def make_matcher(
+    lq: Tensor, size: Sequence[int], method: ColorMethod = "wavelet", levels: int = DEFAULT_LEVELS
+) -> RowMatcher:
+    """What gives images of this (height, width) the colors of lq (b, 3, h, w), row by row; see `match_color`.
+
+    Memory is that of a strip, but for 'adain', which needs all rows before it can hand on the first.
+    """
     if method not in METHODS:
         raise ValueError(f"color_correction={method!r} must be one of {', '.join(METHODS)}")
     check_levels(levels)
-    return METHODS[method](image, lq.float(), levels)
+    return METHODS[method](lq.float(), (size[0], size[1]), levels)
 
 
 def check_levels(levels: int, name: str = "color_levels") -> None:
@@ -73,38 +100,85 @@ def blur_radius(levels: int) -> int:
     return 2**levels - 1
 
 
-def _keep(image: Tensor, lq: Tensor, levels: int) -> Tensor:
-    return image
+class _Keep:
+    """none."""
+
+    def __init__(self, lq: Tensor, size: tuple[int, int], levels: int) -> None:
+        pass
+
+    def push(self, rows: Tensor) -> Iterator[Tensor]:
+        yield rows
+
+    def finish(self) -> Iterator[Tensor]:
+        yield from ()
 
 
-def _adain(image: Tensor, lq: Tensor, levels: int) -> Tensor:
+class _Adain:
     """Eq. 10, with a floor: noise in a flat channel is not stretched to the deviation of the input's noise."""
-    std, mean = torch.std_mean(image, dim=(2, 3), correction=0, keepdim=True)
-    target_std, target_mean = torch.std_mean(lq, dim=(2, 3), correction=0, keepdim=True)
-    image.sub_(mean).mul_(target_std / std.clamp_min(FLAT)).add_(target_mean).clamp_(0, 1)
-    return _gray_where(image, lq)
+
+    def __init__(self, lq: Tensor, size: tuple[int, int], levels: int) -> None:
+        self.lq = lq
+        self.strips: list[Tensor] = []
+
+    def push(self, rows: Tensor) -> Iterator[Tensor]:
+        self.strips.append(rows)
+        yield from ()
+
+    def finish(self) -> Iterator[Tensor]:
+        count = sum(rows.shape[2] * rows.shape[3] for rows in self.strips)
+        dims = {"dim": (2, 3), "keepdim": True}
+        mean = sum(rows.sum(**dims) for rows in self.strips) / count
+        std = (sum((rows - mean).square().sum(**dims) for rows in self.strips) / count).sqrt()
+        target_std, target_mean = torch.std_mean(self.lq, dim=(2, 3), correction=0, keepdim=True)
+        gain = target_std / std.clamp_min(FLAT)
+        for rows in self.strips:
+            yield _gray_where(rows.sub_(mean).mul_(gain).add_(target_mean).clamp_(0, 1), self.lq)
 
 
-def _wavelet(image: Tensor, lq: Tensor, levels: int) -> Tensor:
+class _Wavelet:
     """image + blur(upsampled lq - image), in strips. A blur is linear, so one serves both images."""
-    height, radius = image.shape[2], blur_radius(levels)
-    rows_of = _upsampler(lq, image.shape[2:])
 
-    def difference(first: int, last: int) -> Tensor:
-        """Of rows [first, last), those outside of the image being its outermost."""
-        rows = torch.arange(first, last, device=image.device).clamp(0, height - 1)
-        return rows_of(rows) - image[:, :, rows]
+    def __init__(self, lq: Tensor, size: tuple[int, int], levels: int) -> None:
+        self.lq, self.height, self.levels = lq, size[0], levels
+        self.radius = blur_radius(levels)
+        self.rows_of = _upsampler(lq, size)
+        self.seen = 0
+        # Rows of the image that are not handed on yet, and the differences around them.
+        self.image = self.difference = lq.new_empty(len(lq), 3, 0, size[1])
 
-    # Around the rows of a strip, taken before they change.
-    around = difference(-radius, radius)
-    for first, last in _strips(height):
-        around = torch.cat([around, difference(first + radius, last + radius)], 2)
-        image[:, :, first:last].add_(_blur(around, levels)).clamp_(0, 1)
-        around = around[:, :, last - first :]
-    return _gray_where(image, lq)
+    def push(self, rows: Tensor) -> Iterator[Tensor]:
+        for first in range(0, rows.shape[2], STRIP_ROWS):
+            strip = rows[:, :, first : first + STRIP_ROWS]
+            places = torch.arange(self.seen, self.seen + strip.shape[2], device=strip.device)
+            difference = self.rows_of(places) - strip
+            if self.seen == 0:  # what lies outside is the outermost row
+                difference = torch.cat([difference[:, :, :1].expand(-1, -1, self.radius, -1), difference], 2)
+            self.image = torch.cat([self.image, strip], 2)
+            self.difference = torch.cat([self.difference, difference], 2)
+            self.seen += strip.shape[2]
+            if self.seen == self.height:
+                below = self.difference[:, :, -1:].expand(-1, -1, self.radius, -1)
+                self.difference = torch.cat([self.difference, below], 2)
+            yield from self._finished()
+
+    def finish(self) -> Iterator[Tensor]:
+        yield from ()
+
+    def _finished(self) -> Iterator[Tensor]:
+        count = self.difference.shape[2] - 2 * self.radius
+        if count > 0:
+            blurred = _blur(self.difference[:, :, : count + 2 * self.radius], self.levels)
+            rows = blurred.add_(self.image[:, :, :count]).clamp_(0, 1)
+            self.image = self.image[:, :, count:].clone()
+            self.difference = self.difference[:, :, count:].clone()
+            yield _gray_where(rows, self.lq)
 
 
-METHODS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"none": _keep, "adain": _adain, "wavelet": _wavelet}
+METHODS: dict[str, Callable[[Tensor, tuple[int, int], int], RowMatcher]] = {
+    "none": _Keep,
+    "adain": _Adain,
+    "wavelet": _Wavelet,
+}
 
 
 def _strips(height: int) -> Iterator[tuple[int, int]]:
@@ -128,7 +202,6 @@ def _blur(x: Tensor, levels: int) -> Tensor:
 def _upsampler(lq: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
     """PyTorch's bicubic interpolation of lq to ``size``, row by row: rows (n,) int64 -> (b, c, n, width) in [0, 1]."""
     (height, width), h = size, lq.shape[2]
-    wide = F.interpolate(lq, (h, width), mode="bicubic") if width != lq.shape[3] else lq
     offsets = torch.arange(-1, 3, device=lq.device)
 
     def rows_of(rows: Tensor) -> Tensor:
@@ -136,9 +209,21 @@ def _upsampler(lq: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         start = place.floor()
         weights = _cubic((place - start)[:, None] - offsets)
         taps = (start.long()[:, None] + offsets).clamp(0, h - 1)
-        return sum(wide[:, :, taps[:, k]].mul_(weights[:, k, None]) for k in range(4)).clamp_(0, 1)
+        # Only the rows that are needed are made wide: those of a strip.
+        top, bottom = int(taps.min()), int(taps.max()) + 1
+        wide = lq[:, :, top:bottom]
+        if width != lq.shape[3]:
+            wide = F.interpolate(wide, (bottom - top, width), mode="bicubic")
+        return sum(wide[:, :, taps[:, k] - top].mul_(weights[:, k, None]) for k in range(4)).clamp_(0, 1)
 
     return rows_of
+
+
+def upsampled_rows(image: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    """PyTorch's bicubic interpolation of image (b, c, h, w) to ``size``, in [0, 1], strip by strip."""
+    rows_of = _upsampler(image, size)
+    for first, last in _strips(size[0]):
+        yield rows_of(torch.arange(first, last, device=image.device))
 
 
 def _cubic(x: Tensor, a: float = -0.75) -> Tensor:
@@ -149,11 +234,9 @@ def _cubic(x: Tensor, a: float = -0.75) -> Tensor:
     return torch.where(x <= 1, near, far)
 
 
-def _gray_where(image: Tensor, lq: Tensor) -> Tensor:
-    """Equal channels for the images whose input has equal channels, in place."""
-    for one, source in zip(image, lq, strict=True):
+def _gray_where(rows: Tensor, lq: Tensor) -> Tensor:
+    """Equal channels for the rows of images whose input has equal channels, in place."""
+    for one, source in zip(rows, lq, strict=True):
         if (source == source[:1]).all():
-            for first, last in _strips(image.shape[2]):
-                strip = one[:, first:last]
-                strip.copy_(strip.mean(0, keepdim=True).expand_as(strip))
-    return image
+            one.copy_(one.mean(0, keepdim=True).expand_as(one))
+    return rows

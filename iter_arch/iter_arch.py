@@ -129,7 +129,7 @@ class ITER(nn.Module):
             batch: tiles (images, where there are no tiles) that go through a network at a time, at least 1; what comes
                 out does not depend on it. Default: the images of the batch.
             on_progress: called with (done, total) after every batch of tiles. What it raises ends the restoration.
-            on_rows: called with (top, rows (b, 3, n, W)) from top to bottom; the image is then not kept.
+            on_rows: called with (top, rows (b, 3, n, W)) from top to bottom, valid during the call; no image is kept.
 
         Returns:
             Restored, the image in the dtype of ``lq``; without rows where ``on_rows`` took them.

@@ -3,20 +3,26 @@
 import torch
 from torch import Tensor
 
-PRECISIONS = ("auto", "bf16", "float32")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
+PRECISIONS = ("auto", *DTYPES)
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of the weights for 'bf16', 'float32' or 'auto', which is bfloat16 where ``device`` computes in it.
+    """The dtype of the weights for 'bf16', 'fp16', 'float32' or 'auto'.
+
+    'auto' is bfloat16 where ``device`` computes in it, float16 on a GPU that computes in that only, and float32 else,
+    always on Apple's GPUs.
 
     Raises:
-        ValueError: another name.
+        ValueError: another name, or another precision than float32 on an Apple GPU.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
+    if device.type == "mps" and precision not in ("auto", "float32"):
+        raise ValueError(f"precision={precision!r} must be float32 on an Apple GPU (mps)")
     if precision == "auto":
-        precision = "bf16" if has_bf16(device) else "float32"
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+        precision = "bf16" if has_bf16(device) else "fp16" if has_fp16(device) else "float32"
+    return DTYPES[precision]
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -27,6 +33,11 @@ def has_bf16(device: torch.device) -> bool:
         return False
     found = torch.cpu.get_capabilities()
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
+def has_fp16(device: torch.device) -> bool:
+    """Whether the hardware multiplies float16 matrices by itself: GPUs since Volta."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def widened(x: Tensor) -> Tensor:

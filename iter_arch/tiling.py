@@ -127,7 +127,8 @@ def blend_strips(
 
     Yields:
         (where, output): where is an index into maps (b, factor * h, factor * w), output (images, c, rows, columns)
-        there, at least float32 if there are several tiles. No more than one row of tiles is held at a time.
+        there, at least float32 if there are several tiles, until the next one is asked for. No more than one row of
+        tiles is held at a time.
     """
     if len(tiles) == 1:
         for _, where, output in pieces:
@@ -149,7 +150,10 @@ def blend_strips(
             columns = feather(list(dict.fromkeys(tile.columns for tile in tiles)), factor, output.device)
         elif start > top:
             yield from finished(start)
-            band = torch.cat([band[:, :, start - top :], torch.zeros_like(band[:, :, : start - top])], 2)
+            kept = max(0, band.shape[2] - (start - top))
+            # In place: a second band of the logits of a wide image would be the largest tensor of all.
+            band[:, :, :kept] = band[:, :, start - top :].clone()
+            band[:, :, kept:] = 0
             top = start
         weight = rows[tile.rows][:, None] * columns[tile.columns]
         span = slice(factor * tile.columns.start, factor * tile.columns.stop)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from importlib import metadata
 from typing import Any
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv = [_path_apart(word) for word in (sys.argv[1:] if argv is None else argv)]
     parser = build_parser(argv[0] if argv else None)
     args = parser.parse_args(argv)
     try:
@@ -86,6 +87,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _path_apart(word: str) -> str:
+    """A word that no parser takes for an option: a file may be called `-x.jpg`."""
+    return os.path.join(".", word) if len(word) > 2 and word.startswith("-") and os.path.lexists(word) else word
 
 
 class _Version(argparse.Action):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iter_model.commands.upscale_control import is_asked_for
@@ -12,22 +13,31 @@ from iter_model.commands.upscale_options import GROUPS, SAMPLING
 
 if TYPE_CHECKING:
     from iter_arch import SamplingConfig
+    from iter_model.photo.canvas import OutputSize
     from iter_model.photo.folders import Job, Plan
+    from iter_model.photo.jobs import Output
+    from iter_model.photo.progress import Reporter
     from iter_model.photo.restorer import Restorer
 
 EPILOG = """\
 examples:
   basicsr upscale -i photos/ -o results/
-  basicsr upscale -i photos/ -o results/ --recursive --skip-existing
+  basicsr upscale -i photos/ -o results/ --ext auto --recursive --skip-existing
   basicsr upscale -i photos/*.png -o results/ --ext jpg --quality 90
+  basicsr upscale -i photos/ -o photos/ --suffix _x4
   basicsr upscale -i old.jpg -o results/ --alpha 0.3 --steps 16 --seed 1
+  basicsr upscale -i old.jpg -o results/ --outscale 1.5
+  basicsr upscale -i photos/ -o results/ --max-side 3840 --device cpu,cpu
+  basicsr upscale -i photos/ -o results/ --ext auto --frames all --json
   basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/iter_latest.safetensors
   basicsr upscale -i photos/ -o results/ --model released_x4
   basicsr upscale -i old.jpg -o results/ --maps maps/
 
-exit status: 0 all restored; 1 some were not (each is named, the others are written); 2 wrong usage, nothing written;
-130 interrupted
+docs/photos.md answers what people ask. exit status: 0 all restored; 1 some were not (each is named, the others are
+written); 2 wrong usage, nothing written; 130 interrupted
 """
+# Shipped weights that show what the method does, and no more.
+DEMONSTRATION = {"iter_tiny_x4": "released_x4"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,75 +55,159 @@ def run(args: argparse.Namespace) -> int:
         The exit status: 0 all restored, 1 some were not, 2 wrong usage (nothing was written), 130 interrupted.
     """
     from iter_model.photo.controlled import Controls, restore_controlled
-    from iter_model.photo.jobs import Output, restore_files
-    from iter_model.photo.progress import say
+    from iter_model.photo.jobs import restore_files
+    from iter_model.photo.progress import Reporter
 
     args.output = args.output.expanduser()
+    reporter = Reporter(quiet=args.quiet, as_json=args.json)
     try:
         try:
-            restorer, jobs = _prepare(args)
-            controls = Controls.of(args, jobs) if is_asked_for(args) else None
+            output, planned = _output(args), _plan(args)
+            restorers = make_restorers(args)
+            controls = Controls.of(args, planned.jobs) if is_asked_for(args) else None
+            _prepare_folders(args.output, planned)
         except (ValueError, OSError) as error:
             print(f"basicsr upscale: error: {error}", file=sys.stderr)
             return 2
+        _announce(args, planned, reporter)
+        jobs = _left_to_do(args, planned, reporter)
         if controls is not None:
-            failed = restore_controlled(restorer, jobs, controls, say)
+            failed = restore_controlled(restorers[0], jobs, controls, reporter.warn)
         else:
-            failed = restore_files(restorer, jobs, Output(args.quality, args.metadata == "keep"))
+            failed = restore_files(restorers, jobs, output, reporter)
     except KeyboardInterrupt:
         print(f"interrupted; images finished so far are in {args.output}", file=sys.stderr)
         return 130
     images = "1 image" if len(jobs) == 1 else f"{len(jobs)} images"
-    print(f"restored {len(jobs) - failed} of {images} in {args.output}" + (f" ({failed} failed)" if failed else ""))
+    some = f" ({failed} failed)" if failed else ""
+    reporter.summary(f"restored {len(jobs) - failed} of {images} in {args.output}{some}")
     return 1 if failed else 0
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Restorer, list[Job]]:
-    """Everything that can be wrong with the words of the command; ValueError or OSError says what is."""
+def make_restorers(args: argparse.Namespace) -> list[Restorer]:
+    """A restorer for each device, of what `add_arguments` declares. Raises ValueError or OSError."""
+    import copy
+
     from iter_arch import SamplingConfig, load_pretrained
     from iter_arch.color import check_levels
     from iter_arch.precision import choose_dtype
-    from iter_model.photo.folders import plan
-    from iter_model.photo.restorer import Restorer, choose_batch, choose_device, choose_tile
-    from iter_model.photo.writer import WRITERS
+    from iter_model.photo.devices import choose_batch, choose_devices, choose_tile
+    from iter_model.photo.restorer import Restorer
 
-    if args.ext not in WRITERS:
-        raise ValueError(f"--ext={args.ext} must be one of {', '.join(WRITERS)}")
     sampling_config(args, SamplingConfig())  # a problem shows before the model is loaded or downloaded
     check_levels(args.color_levels, "--color-levels")
-    if args.quality is not None and not (args.ext != "png" and 1 <= args.quality <= 100):
-        raise ValueError(f"--quality={args.quality} must be from 1 to 100, and --ext jpg, webp or avif")
-    planned = plan(args.input, args.output, recursive=args.recursive, suffix=args.suffix, ext=args.ext)
-    device = choose_device(args.device)
-    net = load_pretrained(args.model).to(device, choose_dtype(args.precision, device))
-    tile = choose_tile(args.tile, net)
-    restorer = Restorer(
-        net=net,
-        config=sampling_config(args, net.sampling),
-        seed=args.seed,
-        tile=tile,
-        batch=choose_batch(args.batch, net, tile, device),
-        color_correction=args.color_correction,
-        color_levels=args.color_levels,
+    size = _size(args)
+    devices = choose_devices(args.device)
+    dtypes = [choose_dtype(args.precision, device) for device in devices]
+    loaded = load_pretrained(args.model)
+    tile = choose_tile(args.tile, loaded)
+    restorers = []
+    for index, (device, dtype) in enumerate(zip(devices, dtypes, strict=True)):
+        net = (copy.deepcopy(loaded) if index < len(devices) - 1 else loaded).to(device, dtype)
+        restorers.append(
+            Restorer(
+                net=net,
+                config=sampling_config(args, loaded.sampling),
+                seed=args.seed,
+                tile=tile,
+                batch=choose_batch(args.batch, net, tile, device),
+                color_correction=args.color_correction,
+                color_levels=args.color_levels,
+                size=size,
+            )
+        )
+    return restorers
+
+
+def _output(args: argparse.Namespace) -> Output:
+    from iter_model.photo.jobs import Output
+    from iter_model.photo.writer import WRITERS
+
+    if args.ext not in ("auto", *WRITERS):
+        raise ValueError(f"--ext={args.ext} must be one of auto, {', '.join(WRITERS)}")
+    lossy = [name for name, writer in WRITERS.items() if writer.lossy]
+    if args.quality is not None and not (args.ext in ("auto", *lossy) and 1 <= args.quality <= 100):
+        raise ValueError(f"--quality={args.quality} must be from 1 to 100, and --ext {', '.join(lossy)} or auto")
+    return Output(
+        quality=args.quality,
+        keeps_metadata=args.metadata == "keep",
+        all_frames=args.frames == "all",
+        is_auto=args.ext == "auto",
+        max_pixels=_max_pixels(args.max_pixels),
     )
-    args.output.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=args.output).close()  # where nothing can be written, that shows now
-    return restorer, _announced(planned, args.skip_existing)
 
 
-def _announced(planned: Plan, skip_existing: bool) -> list[Job]:
-    """The jobs that are left to do; says what is passed over and what is named in another way than usual."""
-    from iter_model.photo.folders import is_restored
-    from iter_model.photo.progress import say
+def _max_pixels(given: int | None) -> int:
+    from basicsr_compat.images import MAX_PIXELS
 
+    if given is not None and given < 0:
+        raise ValueError(f"--max-pixels={given} must be 0 (no limit) or above")
+    return MAX_PIXELS if given is None else given or sys.maxsize
+
+
+def _size(args: argparse.Namespace) -> OutputSize:
+    from iter_model.photo.canvas import OutputSize
+
+    given = {name: getattr(args, name) for name in ("outscale", "width", "height", "max_side")}
+    for name, value in given.items():
+        if value is not None and not 0 < value < 2**20:
+            raise ValueError(f"--{name.replace('_', '-')}={value} must be above 0")
+    chosen = [name for name in given if given[name] is not None]
+    if is_asked_for(args) and (chosen or args.frames == "all"):
+        raise ValueError("sizes and --frames all do not go with the options of control by tokens (--maps and others)")
+    if len(chosen) > 1 and set(chosen) != {"width", "height"}:
+        raise ValueError(f"only one of {', '.join('--' + name.replace('_', '-') for name in chosen)} can be given")
+    return OutputSize(**given)
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    from iter_model.photo.folders import plan
+
+    return plan(
+        args.input,
+        args.output,
+        recursive=args.recursive,
+        suffix=args.suffix,
+        ext=args.ext,
+        all_frames=args.frames == "all",
+    )
+
+
+def _prepare_folders(output: Path, planned: Plan) -> None:
+    """Where nothing can be written, that shows now."""
+    output.mkdir(parents=True, exist_ok=True)
+    for folder in sorted({output, *(job.target.parent for job in planned.jobs)}):
+        if folder.exists():
+            tempfile.TemporaryFile(dir=folder).close()
+
+
+def _announce(args: argparse.Namespace, planned: Plan, reporter: Reporter) -> None:
+    """Say what is passed over, what is named in another way than usual, and what the weights are worth."""
+    if args.model in DEMONSTRATION:
+        reporter.say(
+            f"{args.model} is a small network that demonstrates the method; the authors' restores better: "
+            f"--model {DEMONSTRATION[args.model]}"
+        )
     if planned.passed_over:
-        say(f"passed over: {', '.join(map(str, planned.passed_over))}")
+        reporter.say(f"passed over: {', '.join(map(str, planned.passed_over))}")
+        for path in planned.passed_over:
+            reporter.skipped(path, "no photo")
     for source, target in planned.told_apart:
-        say(f"{source} becomes {target.name}: another photo has the same name")
-    jobs = [job for job in planned.jobs if not (skip_existing and is_restored(job))]
-    if len(jobs) < len(planned.jobs):
-        say(f"skipped {len(planned.jobs) - len(jobs)} that are restored already")
-    return jobs
+        reporter.say(f"{source} becomes {target.name}: another photo has the same name")
+
+
+def _left_to_do(args: argparse.Namespace, planned: Plan, reporter: Reporter) -> list[Job]:
+    from iter_model.photo.folders import is_restored
+    from iter_model.photo.jobs import oversized
+
+    if not args.skip_existing:
+        return planned.jobs
+    done = [job for job in planned.jobs if is_restored(job.target, oversized(job.target))]
+    for job in done:
+        reporter.skipped(job.source, "restored already")
+    if done:
+        reporter.say(f"skipped {len(done)} that are restored already")
+    return [job for job in planned.jobs if job not in done]
 
 
 def sampling_config(args: argparse.Namespace, defaults: SamplingConfig) -> SamplingConfig:

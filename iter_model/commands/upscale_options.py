@@ -43,9 +43,10 @@ SAMPLING = {
     ),
 }
 RELEASED_SAMPLING = {"alpha": 0.7, "schedule": "linear", "reevaluate": False, "redraw_kept": True}
+MAX_PIXELS = 178_956_970
 COLOR_METHODS = ("none", "adain", "wavelet")
 DEFAULT_LEVELS = 4
-PRECISIONS = ("auto", "bf16", "float32")
+PRECISIONS = ("auto", "bf16", "fp16", "float32")
 DEFAULT_TILE = 512
 DEFAULT_BATCH = 16
 
@@ -66,6 +67,19 @@ def add_input(group: Arguments) -> None:
         "-r", "--recursive", action="store_true", help="search subfolders too; OUT gets the same subfolders"
     )
     group.add_argument("--skip-existing", action="store_true", help="leave out photos whose result is there and whole")
+    group.add_argument(
+        "--frames",
+        choices=("first", "all"),
+        default="first",
+        help="of animations and documents: the first, or all as an animation with its delays or a document "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help=f"refuse photos of more pixels, which a small file may have; 0: none (default: {MAX_PIXELS})",
+    )
 
 
 def add_output(group: Arguments) -> None:
@@ -78,15 +92,23 @@ def add_output(group: Arguments) -> None:
         "--ext",
         default="png",
         metavar="KIND",
-        help="kind of the results: png, jpg, webp or avif; all but png hold 8 bits a channel, and jpg no transparency "
+        help="kind of the results: auto (that of each photo, where it can hold the result), png, jpg, webp, tiff, avif "
+        "or gif. png holds 16 bits per channel, tiff floats too, the others 8, and jpg no transparency "
         "(default: %(default)s)",
     )
     group.add_argument("--quality", type=int, metavar="Q", help="of jpg, webp and avif, 1 to 100 (default: 95)")
+    group.add_argument("--outscale", type=float, metavar="F", help="size of the results over that of the photos "
+                       "(default: the model's scale)")  # fmt: skip
+    group.add_argument(
+        "--width", type=int, metavar="PIXELS", help="width of the results; without --height in proportion"
+    )
+    group.add_argument("--height", type=int, metavar="PIXELS", help="height of the results")
+    group.add_argument("--max-side", type=int, metavar="PIXELS", help="reduce results whose longer side is larger")
     group.add_argument(
         "--metadata",
         choices=("keep", "none"),
         default="keep",
-        help="EXIF (upright, of the new size), XMP and dpi of the photos; color profiles are always kept "
+        help="EXIF (upright, of the new size), XMP, text and dpi of the photos; color profiles are always kept "
         "(default: %(default)s)",
     )
 
@@ -135,15 +157,16 @@ def add_device(group: Arguments) -> None:
     """Where it is computed, and in how much memory."""
     group.add_argument(
         "--device",
-        choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="auto: cuda where there is one (default: auto)",
+        help="auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N; several, as in cuda:0,cuda:1, share the "
+        "photos (default: auto)",
     )
     group.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="of the networks; auto: bf16 where the device computes in it, about twice as fast (default: auto)",
+        help="of the networks; auto: bf16 where the device computes in it, about twice as fast, else fp16 on a GPU, "
+        "else float32 (default: auto)",
     )
     group.add_argument(
         "--tile",
@@ -158,6 +181,17 @@ def add_device(group: Arguments) -> None:
         metavar="N",
         help="tiles that go through the networks together, and small images of equal size that follow one another; the "
         f"results do not depend on it (default: 1 on a CPU, as many as fit on a GPU, at most {DEFAULT_BATCH})",
+    )
+
+
+def add_messages(group: Arguments) -> None:
+    """What is told meanwhile."""
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary: only what failed")
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="print a JSON object per photo to stdout: input, output, width, height, frames, seconds, start_step; or "
+        "skipped or error and why",
     )
 
 
@@ -190,4 +224,5 @@ GROUPS = (
         add_control,
     ),
     Group("device and memory", None, add_device),
+    Group("messages", None, add_messages),
 )

@@ -9,14 +9,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from basicsr_compat.images import UnreadableImage, is_image, read_photo
+from basicsr_compat.images import image_kind, is_image, is_whole
 
-# What cameras, phones and systems put beside photos: sidecars, litter, videos, and raw files, which need developing.
+# What cameras, phones and systems put beside photos: sidecars, litter, videos, and raw files, which need developing;
+# and what a run that was killed leaves.
 PASSED_OVER = frozenset(
-    ".aae .xmp .thm .ini .db "
-    ".3gp .avi .m4v .mkv .mov .mp4 .mpg .webm "
-    ".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .raw .rw2 .srw".split()
+    ".aae .dop .json .pp3 .thm .xmp .ini .db .tmp "
+    ".3gp .avi .lrv .m2ts .m4v .mkv .mov .mp4 .mpg .mts .webm .wmv "
+    ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .srw .x3f".split()
 )
+# --ext auto: the kind of file that a photo of a kind becomes, and png of all others.
+AUTO = {"jpg": "jpg", "webp": "webp", "tiff": "tiff", "avif": "avif", "heif": "jpg"}
 
 
 class Job(NamedTuple):
@@ -39,7 +42,15 @@ class Plan(NamedTuple):
     told_apart: list[Job]
 
 
-def plan(inputs: Sequence[Path], output: Path, *, recursive: bool = False, suffix: str = "", ext: str = "png") -> Plan:
+def plan(
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    recursive: bool = False,
+    suffix: str = "",
+    ext: str = "png",
+    all_frames: bool = False,
+) -> Plan:
     """The photos of `inputs`, and where each goes: below `output` by its path below the folder that was given.
 
     Every file of a folder counts, whatever its suffix, so that a photo of an unknown kind is reported and not passed
@@ -49,8 +60,9 @@ def plan(inputs: Sequence[Path], output: Path, *, recursive: bool = False, suffi
         inputs: files, folders, and patterns that match either.
         output: folder of the results; not searched where it lies within an input.
         recursive: search subfolders too.
-        suffix: put behind every name.
-        ext: of the results, without its dot.
+        suffix: put behind every name. Photos of a folder that are results of others in it, from a run before, are none.
+        ext: of the results, without its dot; 'auto': by the kind of each photo.
+        all_frames: with 'auto', a GIF animation becomes one.
 
     Raises:
         FileNotFoundError: one of ``inputs`` does not exist.
@@ -68,17 +80,28 @@ def plan(inputs: Sequence[Path], output: Path, *, recursive: bool = False, suffi
             passed_over += sorted({*found} - {*chosen})
             below = root if root.is_dir() else root.parent
             photos |= {path: output / path.relative_to(below) for path in chosen if path not in photos}
-    jobs, told_apart = _named(photos, suffix, ext)
+    suffixes = {path: f"{suffix}.{_ext(path, ext, all_frames)}" for path in photos}
+    jobs, told_apart = _named(photos, suffixes)
+    if suffix:
+        given_alone = {path for given in inputs for path in _expand(given)}
+        results = {job.target for job in jobs} & {job.source for job in jobs} - given_alone
+        if results:
+            photos = {path: place for path, place in photos.items() if path not in results}
+            jobs, told_apart = _named(photos, suffixes)
     _refuse_overwriting(jobs)
     return Plan(jobs, passed_over, told_apart)
 
 
-def is_restored(job: Job) -> bool:
-    """Whether the result is there, and whole."""
-    try:
-        return job.target.exists() and read_photo(job.target) is not None
-    except UnreadableImage:
-        return False
+def is_restored(*targets: Path) -> bool:
+    """Whether one of the files that a result may be in is there, and whole."""
+    return any(target.is_file() and is_whole(target) for target in targets)
+
+
+def _ext(path: Path, ext: str, all_frames: bool) -> str:
+    if ext != "auto":
+        return ext
+    kind = image_kind(path)
+    return "gif" if kind == "gif" and all_frames else AUTO.get(kind or "", "png")
 
 
 def _expand(given: Path) -> list[Path]:
@@ -109,24 +132,21 @@ def _files(root: Path, output: Path, recursive: bool) -> Iterator[Path]:
             yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
-def _named(photos: dict[Path, Path], suffix: str, ext: str) -> tuple[list[Job], list[Job]]:
+def _named(photos: dict[Path, Path], suffixes: dict[Path, str]) -> tuple[list[Job], list[Job]]:
     """Jobs with targets of their own: `a.png`; where two photos would have it, `a.jpg.png` and `a.png.png`."""
-
-    def plain(place: Path) -> Path:
-        return place.with_name(f"{place.stem}{suffix}.{ext}")
-
-    count = Counter(plain(place) for place in photos.values())
+    plain = {path: place.with_name(place.stem + suffixes[path]) for path, place in photos.items()}
+    count = Counter(plain.values())
     # A note beside a photo of the same name is no second image.
-    rivals = {path for path, place in photos.items() if count[plain(place)] > 1 and is_image(path)}
-    count = Counter(plain(photos[path]) for path in rivals)
-    jobs, told_apart, taken = [], [], {plain(place) for path, place in photos.items() if path not in rivals}
+    rivals = {path for path, target in plain.items() if count[target] > 1 and is_image(path)}
+    count = Counter(plain[path] for path in rivals)
+    jobs, told_apart, taken = [], [], {target for path, target in plain.items() if path not in rivals}
     for path, place in photos.items():
-        target, number = plain(place), 1
+        target, number = plain[path], 1
         if path in rivals and count[target] > 1:
-            target = place.with_name(f"{place.name}{suffix}.{ext}")
+            target = place.with_name(place.name + suffixes[path])
             while target in taken:
                 number += 1
-                target = place.with_name(f"{place.name}_{number}{suffix}.{ext}")
+                target = place.with_name(f"{place.name}_{number}{suffixes[path]}")
             told_apart.append(Job(path, target))
             taken.add(target)
         jobs.append(Job(path, target))

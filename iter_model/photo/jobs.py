@@ -1,110 +1,230 @@
-"""A list of photos from file to file: read ahead, restored in groups, written behind; a failure stops no others."""
+"""A list of photos from file to file: read ahead, restored by a worker per device, written behind."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 from typing import NamedTuple
 
-from basicsr_compat.images import Metadata, Photo, UnreadableImage
+from basicsr_compat.images import MAX_PIXELS, Frame, Metadata, Photo, read_frames
 from iter_model.photo.folders import Job
 from iter_model.photo.metadata import corrected
-from iter_model.photo.progress import bar, say
+from iter_model.photo.progress import Reporter
 from iter_model.photo.reader import FAILURES, Item, grouped, read_ahead
 from iter_model.photo.restorer import Restorer
-from iter_model.photo.writer import write_photo
+from iter_model.photo.writer import WRITERS, fits, left_out, write_frames, write_photo
 
 # Photos that are read ahead while one is restored.
 READ_AHEAD = 2
 
 
 class Output(NamedTuple):
-    """How results are written. quality: of lossy kinds, see `write_photo`. The color profile is always kept."""
+    """How photos are read and results written. The color profile is always kept.
+
+    quality: of lossy kinds, see `write_photo`. all_frames: animations and documents as a whole, not only the first
+    frame. is_auto: the kind of each result is that of its photo, so that another may take its place.
+    """
 
     quality: int | None = None
     keeps_metadata: bool = True
+    all_frames: bool = False
+    is_auto: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
-def restore_files(restorer: Restorer, jobs: list[Job], output: Output | None = None) -> int:
-    """Restore every source of ``jobs`` to its target; name those that fail, in the order of ``jobs``, and count them.
+class Result(NamedTuple):
+    """What a photo became: its frames, of which a photo has one, T_s of the first, and the seconds that it took."""
 
-    One thread reads ahead and one writes while the networks run. Where this is interrupted, photos that are restored
-    are still written, and no others are begun.
+    frames: list[Frame]
+    start_step: int
+    seconds: float
+
+
+def restore_files(
+    restorers: Sequence[Restorer], jobs: Sequence[Job], output: Output | None = None, reporter: Reporter | None = None
+) -> int:
+    """Restore every source of ``jobs`` to its target; name those that fail, and count them.
+
+    One thread reads ahead, one writes, and one per restorer takes the next photos from the same queue. What is written
+    does not depend on how many there are. Where this is interrupted, photos that are restored are still written, and no
+    others are begun or finished.
 
     Args:
-        restorer: network and options.
+        restorers: a network and its options for each device.
         jobs: the suffix of each target is the kind of file that is written, one of `WRITERS`.
         output: how results are written.
+        reporter: told of every photo.
 
     Returns:
         How many failed.
     """
+    output, reporter = output or Output(), reporter or Reporter()
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
-    behind = _WriteBehind(writer, output or Output())
+    behind = _WriteBehind(writer, output, reporter)
+    workers = _Workers(restorers, output, reporter)
+    reporter.begin(len(jobs))
     try:
-        with bar(len(jobs)) as progress:
-            items = read_ahead(reader, jobs, max(READ_AHEAD, restorer.batch))
-            for group in grouped(items, restorer.images_together):
-                outcomes = _restore_each(restorer, group)
-                behind.settle()
-                for item, outcome in zip(group, outcomes, strict=True):
-                    behind.take(item.job, outcome)
-                progress.update(len(group))
-            behind.settle()
+        ahead = max(READ_AHEAD, *(restorer.batch for restorer in restorers))
+        items = read_ahead(reader, jobs, ahead, output.max_pixels)
+        for group in grouped(items, workers.images_together):
+            workers.begin(group)
+            while workers.are_busy:
+                behind.take(workers.finished())
+        while workers.pending:
+            behind.take(workers.finished())
+        behind.settle()
     finally:
+        workers.stop()
         reader.shutdown(cancel_futures=True)
         writer.shutdown()
+        reporter.end()
     return behind.failed
 
 
-class _WriteBehind:
-    """Writes results in a thread, at most one group of them while the next is restored; counts and names failures."""
+class _Workers:
+    """One thread per restorer; each takes a group of photos when it is free."""
 
-    def __init__(self, writer: ThreadPoolExecutor, output: Output) -> None:
+    def __init__(self, restorers: Sequence[Restorer], output: Output, reporter: Reporter) -> None:
+        self.pending: dict[Future[list[Result | Exception]], list[Item]] = {}
+        self._restorers, self._output, self._reporter = restorers, output, reporter
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for index in range(len(restorers)):
+            self._free.put(index)
+        self._pool = ThreadPoolExecutor(len(restorers), "restore")
+        self._stopped = Event()
+
+    @property
+    def are_busy(self) -> bool:
+        """Whether each has something to do."""
+        return len(self.pending) >= len(self._restorers)
+
+    def images_together(self, size: tuple[int, int]) -> int:
+        """See `Restorer.images_together`, on whichever device they come to."""
+        return min(restorer.images_together(size) for restorer in self._restorers)
+
+    def begin(self, group: list[Item]) -> None:
+        """Let the next free worker restore a group."""
+        self.pending[self._pool.submit(self._restore, group)] = group
+
+    def finished(self) -> list[tuple[Job, Result | Exception]]:
+        """Wait for a group, and say what became of each of its photos."""
+        first = next(iter(wait(self.pending, return_when=FIRST_COMPLETED).done))
+        return [(item.job, one) for item, one in zip(self.pending.pop(first), first.result(), strict=True)]
+
+    def stop(self) -> None:
+        """Begin nothing more, and end what has begun at its next tile."""
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _restore(self, group: list[Item]) -> list[Result | Exception]:
+        index = self._free.get()
+        try:
+            return self._restore_each(index, group)
+        finally:
+            self._free.put(index)
+
+    def _restore_each(self, index: int, group: list[Item]) -> list[Result | Exception]:
+        """What becomes of each photo of a group: restored, or why not. A group that fails is tried one by one."""
+        if isinstance(group[0].photo, Exception):
+            return [group[0].photo]
+        try:
+            if group[0].photo.frames > 1 and self._output.all_frames:
+                return [self._restore_frames(index, group[0].job)]
+            start = time.perf_counter()
+            outcomes = self._restore_photos(index, group[0].job, [item.photo for item in group])
+            seconds = (time.perf_counter() - start) / len(group)
+            return [Result([Frame(one.photo, None, None, False)], one.start_step, seconds) for one in outcomes]
+        except FAILURES as error:
+            if len(group) == 1:
+                return [error]
+        return [outcome for item in group for outcome in self._restore_each(index, [item])]
+
+    def _restore_frames(self, index: int, job: Job) -> Result:
+        kind = job.target.suffix[1:]
+        if WRITERS[kind].save_frames is None:
+            raise ValueError(f"a {kind} file holds no animation; use --ext auto, or --frames first")
+        start, frames, start_step = time.perf_counter(), [], None
+        for frame in read_frames(job.source, max_pixels=self._output.max_pixels):
+            outcome = self._restore_photos(index, job, [frame.photo])[0]
+            start_step = outcome.start_step if start_step is None else start_step
+            frames.append(frame._replace(photo=outcome.photo))
+        return Result(frames, start_step or 0, time.perf_counter() - start)
+
+    def _restore_photos(self, index: int, job: Job, photos: list[Photo]):
+        name = f"{job.source}" + (f" and {len(photos) - 1} more" if len(photos) > 1 else "")
+        return self._restorers[index].restore_group(
+            photos,
+            progress=self._reporter.photo_bar(index, job.source.name),
+            cancelled=self._stopped.is_set,
+            on_retry=lambda remedy: self._reporter.warn(f"{name}: out of GPU memory, {remedy}"),
+        )
+
+
+class _WriteBehind:
+    """Writes results in a thread, at most one group of them while others are restored; counts failures."""
+
+    def __init__(self, writer: ThreadPoolExecutor, output: Output, reporter: Reporter) -> None:
         self.failed = 0
         self._output = output
+        self._reporter = reporter
         self._writer = writer
-        self._writes: list[tuple[Path, Future[None]]] = []
+        self._writes: list[tuple[Job, Result, Future[Path]]] = []
 
-    def take(self, job: Job, outcome: Photo | Exception) -> None:
-        """Write what a photo was restored to, or say why it was not."""
-        if isinstance(outcome, Exception):
-            self._report(job.source, outcome)
-        else:
-            self._writes.append((job.source, self._writer.submit(_write, job.target, outcome, self._output)))
+    def take(self, outcomes: list[tuple[Job, Result | Exception]]) -> None:
+        """Write what photos were restored to, or say why they were not, once the group before is written."""
+        self.settle()
+        for job, outcome in outcomes:
+            if isinstance(outcome, Exception):
+                self._fail(job.source, outcome)
+            else:
+                self._writes.append((job, outcome, self._writer.submit(self._write, job, outcome)))
 
     def settle(self) -> None:
         """Wait for what is being written."""
         while self._writes:
-            source, write = self._writes.pop(0)
+            job, result, write = self._writes.pop(0)
             try:
-                write.result()
+                target = write.result()
             except FAILURES as error:
-                self._report(source, error)
+                self._fail(job.source, error)
+                continue
+            height, width = result.frames[0].photo.rgb.shape[:2]
+            facts = {"width": width, "height": height, "frames": len(result.frames)}
+            seconds = round(result.seconds, 3)
+            self._reporter.restored(job.source, target, **facts, seconds=seconds, start_step=result.start_step)
 
-    def _report(self, source: Path, error: Exception) -> None:
+    def _fail(self, source: Path, error: Exception) -> None:
         self.failed += 1
-        # An UnreadableImage names the file itself.
-        named = "" if isinstance(error, UnreadableImage) else f"{source}: "
-        say(f"not restored: {named}{str(error) or type(error).__name__}")
+        self._reporter.failed(source, error)
+
+    def _write(self, job: Job, result: Result) -> Path:
+        first, target = result.frames[0].photo, job.target
+        if self._output.is_auto and not fits(first.rgb.shape[:2], target.suffix[1:]):
+            target = oversized(target)
+            self._reporter.say(f"{job.source} becomes {target.name}: too large for a {job.target.suffix[1:]} file")
+        kind = target.suffix[1:]
+        frames = [frame._replace(photo=self._described(frame.photo)) for frame in result.frames]
+        missing = left_out(frames[0].photo, kind)
+        if missing:
+            self._reporter.say(f"{job.source}: {' and '.join(missing)} left out: a {kind} file does not hold it")
+        if len(frames) == 1 and first.frames > 1:
+            self._reporter.say(f"{job.source}: the first of {first.frames} frames (--frames all restores them all)")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if len(frames) > 1:
+            write_frames(target, frames, kind, self._output.quality)
+        else:
+            write_photo(target, frames[0].photo, kind, self._output.quality)
+        return target
+
+    def _described(self, photo: Photo) -> Photo:
+        keeps = self._output.keeps_metadata
+        return photo._replace(metadata=corrected(photo.metadata, photo.rgb.shape[:2]) if keeps else Metadata())
 
 
-def _write(target: Path, photo: Photo, output: Output) -> None:
-    metadata = corrected(photo.metadata, photo.rgb.shape[:2]) if output.keeps_metadata else Metadata()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_photo(target, photo._replace(metadata=metadata), target.suffix[1:], output.quality)
-
-
-def _restore_each(restorer: Restorer, group: list[Item]) -> list[Photo | Exception]:
-    """What becomes of each photo of a group: restored, or why not. A group that fails is tried one by one."""
-    if isinstance(group[0].photo, Exception):
-        return [group[0].photo]
-    name = str(group[0].job.source) + (f" and {len(group) - 1} more" if len(group) > 1 else "")
-    try:
-        return restorer.restore_group(
-            [item.photo for item in group], on_retry=lambda remedy: say(f"{name}: out of GPU memory, {remedy}")
-        )
-    except FAILURES as error:
-        if len(group) == 1:
-            return [error]
-    return [outcome for item in group for outcome in _restore_each(restorer, [item])]
+def oversized(target: Path) -> Path:
+    """Where a result goes that is too large for its kind of file."""
+    return target.with_name(f"{target.name}.png")

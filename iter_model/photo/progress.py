@@ -1,19 +1,100 @@
-"""What is shown while photos are restored."""
+"""What is said and shown while photos are restored: bars on a terminal, lines, or an object per photo for scripts."""
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from basicsr_compat.images import printable
+from basicsr_compat.images import UnreadableImage, printable
+from iter_arch.progress import OnProgress
+
+# Seconds that a photo takes before it gets a bar of its own.
+LARGE_PHOTO = 2
 
 
-def bar(count: int) -> tqdm:
-    """A progress bar over ``count`` photos; none where stderr is not a terminal."""
-    return tqdm(total=count, desc="upscale", unit="image", disable=None)
+class Reporter:
+    """Tells a person, or a program, what becomes of every photo.
 
+    Args:
+        quiet: no bars, no summary, nothing but what failed.
+        as_json: a line with a JSON object per photo to stdout, and no summary.
+    """
 
-def say(message: str) -> None:
-    """Print a line to stderr without tearing the progress bar."""
-    tqdm.write(printable(message), file=sys.stderr)
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet = quiet
+        self.as_json = as_json
+        self._bar: tqdm | None = None
+
+    def begin(self, count: int) -> None:
+        """Show the progress over this many photos, on a terminal."""
+        self._bar = tqdm(total=count, desc="upscale", unit="image", disable=True if self.quiet else None)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def photo_bar(self, worker: int, name: str) -> OnProgress:
+        """What shows the progress within a photo that takes long, below the bar of all photos."""
+        bar = tqdm(
+            total=1,
+            desc=f"  {printable(name)[-40:]}",
+            position=1 + worker,
+            leave=False,
+            delay=LARGE_PHOTO,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
+            disable=True if self.quiet else None,
+        )
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if done >= total:
+                bar.close()
+
+        return show
+
+    def restored(self, source: Path, target: Path, **facts: Any) -> None:
+        """A photo is written. facts: width, height, seconds, start_step and whatever else a script may want."""
+        self._advance()
+        self._object(input=source, output=target, **facts)
+
+    def failed(self, source: Path, error: Exception) -> None:
+        """A photo could not be restored."""
+        self._advance()
+        text = str(error) or type(error).__name__
+        self._object(input=source, error=text)
+        # An UnreadableImage names the file itself.
+        self.warn(f"not restored: {text if isinstance(error, UnreadableImage) else f'{source}: {text}'}")
+
+    def skipped(self, source: Path, why: str) -> None:
+        """A file is not restored, and need not be; `say` tells a person of all of them at once."""
+        self._object(input=source, skipped=why)
+
+    def say(self, message: str) -> None:
+        """Print a line to stderr without tearing the bars."""
+        if not self.quiet:
+            self.warn(message)
+
+    def warn(self, message: str) -> None:
+        """Print a line even where it is to be quiet."""
+        tqdm.write(printable(message), file=sys.stderr)
+
+    def summary(self, message: str) -> None:
+        """Print the last line, to stdout."""
+        if not self.quiet and not self.as_json:
+            print(message)
+
+    def _advance(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def _object(self, **facts: Any) -> None:
+        if self.as_json:
+            plain = {key: str(value) if isinstance(value, Path) else value for key, value in facts.items()}
+            tqdm.write(json.dumps(plain), file=sys.stdout)
+            sys.stdout.flush()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from basicsr_compat.images import Photo, read_photo
+from basicsr_compat.images import MAX_PIXELS, Photo, read_photo
 from iter_model.photo.folders import Job
 
 # What a single photo may fail with; the others go on.
@@ -23,11 +23,15 @@ class Item(NamedTuple):
 
     @property
     def size(self) -> Size | None:
-        """(height, width); None where it could not be read."""
-        return None if isinstance(self.photo, Exception) else self.photo.rgb.shape[:2]
+        """(height, width); None where it stands alone: it could not be read, or is one of several frames."""
+        if isinstance(self.photo, Exception) or self.photo.frames > 1:
+            return None
+        return self.photo.rgb.shape[:2]
 
 
-def read_ahead(reader: ThreadPoolExecutor, jobs: Iterable[Job], count: int) -> Iterator[Item]:
+def read_ahead(
+    reader: ThreadPoolExecutor, jobs: Iterable[Job], count: int, max_pixels: int = MAX_PIXELS
+) -> Iterator[Item]:
     """Read the sources of ``jobs`` in their order, up to ``count`` of them before they are asked for."""
     queue: deque[tuple[Job, Future[Photo]]] = deque()
 
@@ -39,7 +43,7 @@ def read_ahead(reader: ThreadPoolExecutor, jobs: Iterable[Job], count: int) -> I
             return Item(job, error)
 
     for job in jobs:
-        queue.append((job, reader.submit(read_photo, job.source)))
+        queue.append((job, reader.submit(read_photo, job.source, max_pixels=max_pixels)))
         if len(queue) > count:
             yield first()
     while queue:
@@ -47,7 +51,7 @@ def read_ahead(reader: ThreadPoolExecutor, jobs: Iterable[Job], count: int) -> I
 
 
 def grouped(items: Iterable[Item], together: Callable[[Size], int]) -> Iterator[list[Item]]:
-    """Neighbors of equal size, as many as go through together; what could not be read stands alone.
+    """Neighbors of equal size, as many as go through together; what has no size stands alone.
 
     Args:
         items: photos in their order.

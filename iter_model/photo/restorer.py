@@ -1,28 +1,32 @@
-"""Photos through the network (ITER, arXiv:2312.05616): device, tiles, batches, and what to do when memory runs out."""
+"""Photos through the network (ITER, arXiv:2312.05616), row by row, and what to do when memory runs out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from basicsr_compat.images import Photo
 from iter_arch import ITER, SamplingConfig
-from iter_arch.color import ColorMethod, match_color_
+from iter_arch.color import ColorMethod, make_matcher, upsampled_rows
 from iter_arch.progress import OnProgress
-
-# Pixels of the restored image; the side of a tile in the input is this divided by the scale.
-DEFAULT_TILE = 512
-# Tiles that go through together on a GPU, where memory allows it.
-DEFAULT_BATCH = 16
+from iter_model.photo.canvas import Canvas, OutputSize
+from iter_model.photo.devices import DEFAULT_TILE, free_cached_memory, is_out_of_memory
 
 
 class Cancelled(Exception):
     """A restoration was ended on request."""
+
+
+class Outcome(NamedTuple):
+    """photo: restored, its pixels whole numbers of its bit depth; start_step: T_s."""
+
+    photo: Photo
+    start_step: int
 
 
 @dataclass(kw_only=True)
@@ -40,6 +44,7 @@ class Restorer:
     batch: int
     color_correction: ColorMethod
     color_levels: int
+    size: OutputSize = field(default_factory=OutputSize)
 
     def images_together(self, size: tuple[int, int]) -> int:
         """Images of this size that hold no more pixels than a batch of tiles."""
@@ -55,7 +60,7 @@ class Restorer:
             >>> restored = restorer.restore(read_photo("cat.jpg"), progress=lambda done, total: print(done / total))
             >>> write_photo("results/cat.png", restored)
         """
-        return self.restore_group([photo], progress=progress, cancelled=cancelled)[0]
+        return self.restore_group([photo], progress=progress, cancelled=cancelled)[0].photo
 
     def restore_group(
         self,
@@ -64,11 +69,12 @@ class Restorer:
         progress: OnProgress | None = None,
         cancelled: Callable[[], bool] | None = None,
         on_retry: Callable[[str], None] = lambda remedy: None,
-    ) -> list[Photo]:
-        """Restore photos of one size to ``net.scale`` times it, each of the same kind: gray, alpha and bit depth stay.
+    ) -> list[Outcome]:
+        """Restore photos of one size, each of the same kind: gray, alpha and bit depth stay.
 
         Gray is restored as three equal channels. Alpha is upscaled bicubically; what a file holds under fully
-        transparent pixels is replaced by the nearest visible color first, lest it bleeds into the edges.
+        transparent pixels is replaced by the nearest visible color first, lest it bleeds into the edges. Results have
+        the size that ``size`` says; no float copy of them is held, but with the color correction 'adain'.
 
         Args:
             photos: of one size.
@@ -89,26 +95,26 @@ class Restorer:
                 progress(done, total)
 
         rgb = [p.rgb if p.alpha is None else fill_transparent(p.rgb, p.alpha) for p in photos]
-        device = next(self.net.parameters()).device
-        lq = torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).to(device)
-        images = self._restore_within_memory(lq, on_progress, on_retry)
-        match_color_(images, lq, self.color_correction, self.color_levels)
+        whole = torch.from_numpy(rgb[0])[None] if len(rgb) == 1 else torch.from_numpy(np.stack(rgb))
+        lq = whole.permute(0, 3, 1, 2).to(next(self.net.parameters()).device)
+        canvases, start_steps = self._restore_within_memory(lq, photos, on_progress, on_retry)
         return [
-            photo._replace(rgb=image.permute(1, 2, 0).cpu().numpy(), alpha=enlarge_alpha(photo.alpha, self.net.scale))
-            for photo, image in zip(photos, images, strict=True)
+            Outcome(photo._replace(rgb=_three_channels(canvas.pixels), alpha=self._alpha(photo)), start_step)
+            for photo, canvas, start_step in zip(photos, canvases, start_steps, strict=True)
         ]
 
-    def _restore_within_memory(self, lq: Tensor, on_progress: OnProgress, on_retry: Callable[[str], None]) -> Tensor:
-        """lq (b, 3, h, w) -> (b, 3, s h, s w)."""
+    def _restore_within_memory(
+        self, lq: Tensor, photos: list[Photo], on_progress: OnProgress, on_retry: Callable[[str], None]
+    ) -> tuple[list[Canvas], list[int]]:
         tile, batch = self.tile, self.batch
         while True:
             try:
-                return self.net.restore(
-                    lq, config=self.config, seed=self.seed, tile=tile, batch=batch, on_progress=on_progress
-                ).image
-            except torch.cuda.OutOfMemoryError:
-                pass  # the next try starts outside: the exception holds on to the tensors of this one
-            torch.cuda.empty_cache()
+                return self._attempt(lq, photos, tile, batch, on_progress)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # The next try starts outside: the exception holds on to the tensors of this one.
+            free_cached_memory()
             side = max(lq.shape[2:])
             side = side if tile is None else min(side, tile)
             together = min(batch, lq.shape[0] * -(-lq.shape[2] // side) * -(-lq.shape[3] // side))
@@ -123,50 +129,52 @@ class Restorer:
             else:
                 raise RuntimeError(f"out of GPU memory even with tiles of {side} pixels; use --device=cpu")
 
+    def _attempt(
+        self, lq: Tensor, photos: list[Photo], tile: int | None, batch: int, on_progress: OnProgress
+    ) -> tuple[list[Canvas], list[int]]:
+        """Canvases that hold what lq (b, 3, h, w) is restored to, and T_s of each."""
+        restored_size = self.net.scale * lq.shape[2], self.net.scale * lq.shape[3]
+        target = self.size.of(tuple(lq.shape[2:]), self.net.scale)
+        canvases = [Canvas(restored_size, target, 1 if photo.is_gray else 3, photo.bit_depth) for photo in photos]
+        matcher = make_matcher(lq, restored_size, self.color_correction, self.color_levels)
 
-def choose_device(name: str) -> torch.device:
-    """The device of --device; ValueError if there is no such one here."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device=cuda: PyTorch finds no usable CUDA device here; use --device=cpu or --device=auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+        def draw(rows: Tensor) -> None:
+            for photo, canvas, part in zip(photos, canvases, rows.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
+                canvas.push(part.mean(axis=2, keepdims=True) if photo.is_gray else part)
+
+        def on_rows(top: int, rows: Tensor) -> None:
+            # Those that adain waits with would change.
+            for finished in matcher.push(rows.to(torch.float32, copy=self.color_correction == "adain")):
+                draw(finished)
+
+        restored = self.net.restore(
+            lq,
+            config=self.config,
+            seed=self.seed,
+            tile=tile,
+            batch=batch,
+            on_progress=on_progress,
+            on_rows=on_rows,
+        )
+        for finished in matcher.finish():
+            draw(finished)
+        return canvases, restored.start_step.tolist()
+
+    def _alpha(self, photo: Photo) -> np.ndarray | None:
+        """Bicubic, of the size of the result."""
+        if photo.alpha is None:
+            return None
+        size = photo.alpha.shape
+        enlarged = self.net.scale * size[0], self.net.scale * size[1]
+        canvas = Canvas(enlarged, self.size.of(size, self.net.scale), 1, photo.bit_depth)
+        for rows in upsampled_rows(torch.from_numpy(photo.alpha)[None, None], enlarged):
+            canvas.push(rows[0].permute(1, 2, 0).numpy())
+        return canvas.pixels[..., 0]
 
 
-def choose_batch(batch: int | None, net: ITER, tile: int | None, device: torch.device) -> int:
-    """Tiles that go through together for --batch; on a GPU by default as many as fit into half of its free memory.
-
-    On a CPU they would be no faster together.
-    """
-    if batch is not None and batch < 1:
-        raise ValueError(f"--batch={batch} must be at least 1")
-    if batch is None and device.type == "cpu":
-        return 1
-    if batch is None:
-        side = net.scale * tile if tile else DEFAULT_TILE
-        # Measured on the decoder: six maps of the image's size with the channels of its last level.
-        channels = [layer.in_channels for layer in net.vqgan.modules() if isinstance(layer, nn.Conv2d)]
-        tile_bytes = 6 * 4 * (channels[-1] if channels else 3) * side**2
-        batch = min(DEFAULT_BATCH, max(1, torch.cuda.mem_get_info(device)[0] // 2 // tile_bytes))
-    return batch
-
-
-def choose_tile(tile: int | None, net: ITER) -> int | None:
-    """Side of tiles in LQ pixels for --tile, None for no tiles."""
-    if tile is None:
-        return max(DEFAULT_TILE // net.scale, net.multiple)
-    if tile != 0 and tile < net.multiple:
-        raise ValueError(f"--tile={tile} must be 0 (never) or at least {net.multiple} for this model (x{net.scale})")
-    return tile or None
-
-
-def enlarge_alpha(alpha: np.ndarray | None, scale: int) -> np.ndarray | None:
-    """Bicubic; alpha (H, W) -> (s H, s W) in [0, 1]."""
-    if alpha is None:
-        return None
-    size = (alpha.shape[1] * scale, alpha.shape[0] * scale)
-    enlarged = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
-    return np.clip(enlarged, 0, 1, out=enlarged)
+def _three_channels(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 1 or 3) -> (H, W, 3), without a copy."""
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -1,24 +1,44 @@
-"""Writing photos as the kind of file that they were: gray or color, with or without alpha, of 8 or 16 bits."""
+"""Writing photos as the kind of file that they were: gray or color, with or without alpha, in their depth."""
 
 from __future__ import annotations
 
 import os
-import struct
-import zlib
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from basicsr_compat.files import atomic_write
-from basicsr_compat.images import PNG_XMP, Photo
+from basicsr_compat.image_files import png
+from basicsr_compat.images import Frame, Photo
+from iter_model.photo.levels import DEPTHS, over_white, rows_of, strips
+from iter_model.photo.png_writer import encode_png16
+from iter_model.photo.tiff_writer import write_tiff
 
-# Of pixels that are converted and compressed at a time.
-STRIP_BYTES = 1 << 20
 DEFAULT_QUALITY = 95
-# What a segment of a JPEG file holds; longer metadata is left out of lossy kinds.
+# What a segment of a JPEG file holds.
 _SEGMENT = 65_000
+
+
+class Writer(NamedTuple):
+    """How a kind of file is written, and what it holds.
+
+    save: gets an open file, a photo and the quality.
+    save_frames: gets an open file, the frames of an animation or document and the quality; None where it holds none.
+    lossy: there is a quality to choose. bits: a channel, at most. max_side: pixels. has_alpha: holds transparency.
+    segment: bytes that EXIF and XMP may have; None for any number.
+    has_color_chunks: holds PNG's color and text chunks.
+    """
+
+    save: Callable[[BinaryIO, Photo, int], None]
+    save_frames: Callable[[BinaryIO, Sequence[Frame], int], None] | None = None
+    lossy: bool = False
+    bits: int = 8
+    max_side: int = 2**31 - 1
+    has_alpha: bool = True
+    segment: int | None = None
+    has_color_chunks: bool = False
 
 
 def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png", quality: int | None = None) -> None:
@@ -29,109 +49,170 @@ def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png", qualit
     Args:
         path: the file, whose suffix is not looked at. Its folder must exist; an older file is replaced.
         photo: what to write; its metadata as they are, see `metadata.corrected`.
-        kind: one of `WRITERS`. What it cannot hold is lost: 16 bits become 8, and alpha is laid over white.
+        kind: one of `WRITERS`. What it cannot hold is lost, see `left_out`: 16 bits become 8, and alpha is laid over
+            white.
         quality: of lossy kinds, 1 to 100; default `DEFAULT_QUALITY`.
 
     Raises:
-        ValueError: ``photo`` has a wrong shape or bit depth, or there is no such ``kind``.
+        ValueError: ``photo`` has a wrong shape or bit depth or is too large for this kind, or there is no such kind.
         OSError: the file cannot be written.
     """
+    _check(photo, kind)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        WRITERS[kind].save(file, photo, DEFAULT_QUALITY if quality is None else quality)
+
+
+def write_frames(path: str | os.PathLike, frames: Sequence[Frame], kind: str, quality: int | None = None) -> None:
+    """Write an animation with its delays, or the pages of a document, as one file; see `write_photo`.
+
+    Raises:
+        ValueError: besides those of `write_photo`: this kind of file holds one image.
+    """
+    for frame in frames:
+        _check(frame.photo, kind)
+    save = WRITERS[kind].save_frames
+    if save is None:
+        several = ", ".join(name for name, writer in WRITERS.items() if writer.save_frames)
+        raise ValueError(f"a {kind} file holds one image; several frames need --ext auto or one of {several}")
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        save(file, frames, DEFAULT_QUALITY if quality is None else quality)
+
+
+def fits(size: tuple[int, int], kind: str) -> bool:
+    """Whether a kind of file holds an image of this height and width."""
+    return max(size) <= WRITERS[kind].max_side
+
+
+def left_out(photo: Photo, kind: str) -> list[str]:
+    """What of a photo's description a kind of file cannot hold."""
+    writer, missing = WRITERS[kind], []
+    for name in ("exif", "xmp"):
+        value = getattr(photo.metadata, name)
+        if value is not None and writer.segment is not None and len(value) > writer.segment:
+            missing.append(f"{name.upper()} of {len(value)} bytes")
+    if not writer.has_color_chunks:
+        if photo.metadata.text:
+            missing.append("text")
+        if photo.icc_profile is None and any(chunk[0] == b"cICP" for chunk in photo.color_chunks):
+            missing.append("the color space (cICP)")
+    return missing
+
+
+def _check(photo: Photo, kind: str) -> None:
     if photo.rgb.ndim != 3 or photo.rgb.shape[2] != 3 or 0 in photo.rgb.shape:
         raise ValueError(f"photo.rgb has shape {photo.rgb.shape}, must be (H, W, 3) with H, W >= 1")
     if photo.alpha is not None and photo.alpha.shape != photo.rgb.shape[:2]:
         raise ValueError(f"photo.alpha has shape {photo.alpha.shape}, must be that of photo.rgb: {photo.rgb.shape[:2]}")
-    if photo.bit_depth not in (8, 16):
-        raise ValueError(f"photo.bit_depth={photo.bit_depth} must be 8 or 16")
+    if photo.bit_depth not in DEPTHS:
+        raise ValueError(f"photo.bit_depth={photo.bit_depth} must be one of {', '.join(map(str, DEPTHS))}")
     if kind not in WRITERS:
         raise ValueError(f"kind={kind!r} must be one of {', '.join(WRITERS)}")
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        WRITERS[kind](file, photo, DEFAULT_QUALITY if quality is None else quality)
+    height, width = photo.rgb.shape[:2]
+    if not fits((height, width), kind):
+        side = WRITERS[kind].max_side
+        raise ValueError(f"a {kind} file holds {side} pixels a side, not {width}x{height}; use --max-side or --ext png")
 
 
-def _levels(photo: Photo, rows: slice) -> np.ndarray:
-    """Some rows of a photo as a PNG file has them: (rows, W, 1 to 4) big-endian integers."""
-    color = photo.rgb[rows].mean(axis=2, keepdims=True) if photo.is_gray else photo.rgb[rows]
-    channels = color if photo.alpha is None else np.dstack([color, photo.alpha[rows]])
-    return np.rint(np.clip(channels, 0, 1) * (2**photo.bit_depth - 1)).astype(f">u{photo.bit_depth // 8}")
-
-
-def _write_png(file: BinaryIO, photo: Photo, quality: int) -> None:
-    file.writelines(_encode_png(photo))
-
-
-def _write_jpeg(file: BinaryIO, photo: Photo, quality: int) -> None:
-    if photo.alpha is not None:
-        alpha = photo.alpha[..., None]
-        photo = photo._replace(rgb=photo.rgb * alpha + (1 - alpha), alpha=None)
-    _save(file, photo, "JPEG", quality=quality, subsampling=0)
-
-
-def _write_webp(file: BinaryIO, photo: Photo, quality: int) -> None:
-    _save(file, photo, "WEBP", quality=quality)
-
-
-def _write_avif(file: BinaryIO, photo: Photo, quality: int) -> None:
-    _save(file, photo, "AVIF", quality=quality)
-
-
-def _save(file: BinaryIO, photo: Photo, form: str, **options: Any) -> None:
-    exif, xmp, dpi = photo.metadata
-    if exif is not None and len(exif) < _SEGMENT:
-        options["exif"] = b"Exif\0\0" + exif
-    if xmp is not None and len(xmp) < _SEGMENT:
-        options["xmp"] = xmp
-    if dpi is not None:
-        options["dpi"] = dpi
-    _eight_bits(photo).save(file, form, icc_profile=photo.icc_profile, **options)
-
-
-def _eight_bits(photo: Photo) -> Image.Image:
-    levels = _levels(photo._replace(bit_depth=8), slice(None))
+def _eight_bits(photo: Photo, *, flat: bool = False) -> Image.Image:
+    """As Pillow has it; ``flat``: alpha laid over white."""
+    if photo.alpha is None and not photo.is_gray and photo.rgb.dtype == np.uint8:
+        return Image.fromarray(photo.rgb)
+    parts = (rows_of(photo, 8, strip) for strip in strips(photo))
+    if flat and photo.alpha is not None:
+        parts = map(over_white, parts)
+    levels = np.concatenate([*parts])
     return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
-def _encode_png(photo: Photo) -> Iterator[bytes]:
-    """The PNG file of a photo, part by part, so that a large one is never held twice.
-
-    Pillow cannot write 16-bit color, and OpenCV no gray with alpha.
-    """
-    height, width = photo.rgb.shape[:2]
-    channels = (1 if photo.is_gray else 3) + (photo.alpha is not None)
-    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, photo.bit_depth, color_type, 0, 0, 0)
-    yield b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    exif, xmp, dpi = photo.metadata
-    if photo.icc_profile is not None:
-        yield chunk(b"iCCP", b"icc\0\0" + zlib.compress(photo.icc_profile))
+def _described(photo: Photo, segment: int | None) -> dict[str, Any]:
+    """What Pillow's writers are told of a photo."""
+    exif, xmp, dpi, *_ = photo.metadata
+    options: dict[str, Any] = {}
+    if exif is not None and (segment is None or len(exif) <= segment):
+        options["exif"] = b"Exif\0\0" + exif
+    if xmp is not None and (segment is None or len(xmp) <= segment):
+        options["xmp"] = xmp
     if dpi is not None:
-        yield chunk(b"pHYs", struct.pack(">IIB", *(round(dots / 0.0254) for dots in dpi), 1))
-    if xmp is not None:
-        yield chunk(b"iTXt", PNG_XMP + xmp)
-    if exif is not None:
-        yield chunk(b"eXIf", exif)
-    # Level 1 is as fast as OpenCV's encoder and smaller; level 6 takes five times as long for 10% less.
-    compressor = zlib.compressobj(1)
-    row_bytes = width * channels * photo.bit_depth // 8
-    above = np.zeros((1, row_bytes), np.uint8)
-    strip = max(1, STRIP_BYTES // row_bytes)
-    for top in range(0, height, strip):
-        rows = _levels(photo, slice(top, top + strip)).reshape(-1, width * channels).view(np.uint8)
-        # Filter type 2: every row as its difference from the row above.
-        filtered = np.full((len(rows), 1 + row_bytes), 2, np.uint8)
-        np.subtract(rows, np.concatenate([above, rows[:-1]]), out=filtered[:, 1:])
-        above = rows[-1:]
-        yield chunk(b"IDAT", compressor.compress(filtered))
-    yield chunk(b"IDAT", compressor.flush()) + chunk(b"IEND", b"")
+        options["dpi"] = dpi
+    if photo.icc_profile is not None:
+        options["icc_profile"] = photo.icc_profile
+    return options
+
+
+def _write_png(file: BinaryIO, photo: Photo, quality: int) -> None:
+    if photo.bit_depth > 8:
+        file.writelines(encode_png16(photo))
+    else:
+        _eight_bits(photo).save(file, "PNG", **_png_options(photo))
+
+
+def _png_options(photo: Photo) -> dict[str, Any]:
+    info = PngImagePlugin.PngInfo()
+    for kind, body in (*photo.color_chunks, *photo.metadata.text):
+        info.add(kind, body)
+    options = _described(photo, None)
+    if xmp := options.pop("xmp", None):
+        info.add(b"iTXt", png.XMP + xmp)
+    return {"pnginfo": info, "compress_level": 2, **options}
+
+
+def _write_jpeg(file: BinaryIO, photo: Photo, quality: int) -> None:
+    options = _described(photo, _SEGMENT)
+    if photo.metadata.comment:
+        options["comment"] = photo.metadata.comment[:_SEGMENT]
+    _eight_bits(photo, flat=True).save(file, "JPEG", quality=quality, subsampling=0, **options)
+
+
+def _write_webp(file: BinaryIO, photo: Photo, quality: int) -> None:
+    _eight_bits(photo).save(file, "WEBP", quality=quality, **_described(photo, None))
+
+
+def _write_avif(file: BinaryIO, photo: Photo, quality: int) -> None:
+    _eight_bits(photo).save(file, "AVIF", quality=quality, **_described(photo, None))
+
+
+def _write_tiff(file: BinaryIO, photo: Photo, quality: int) -> None:
+    write_tiff(file, [photo])
+
+
+def _write_pages(file: BinaryIO, frames: Sequence[Frame], quality: int) -> None:
+    write_tiff(file, [frame.photo for frame in frames])
+
+
+def _write_gif(file: BinaryIO, photo: Photo, quality: int) -> None:
+    _eight_bits(photo).save(file, "GIF")
+
+
+def _animated(form: str, **fixed: Any) -> Callable[[BinaryIO, Sequence[Frame], int], None]:
+    """What writes an animation in one of Pillow's formats."""
+
+    def write(file: BinaryIO, frames: Sequence[Frame], quality: int) -> None:
+        first = frames[0]
+        options = _png_options(first.photo) if form == "PNG" else _described(first.photo, None)
+        options |= {"quality": quality} if form in ("WEBP", "AVIF") else {}
+        played = [frame for frame in frames if not frame.is_cover]
+        if form == "GIF" and any(frame.photo.alpha is not None for frame in frames):
+            options["disposal"] = 2  # a frame is not seen through the holes of the next
+        if form == "PNG" and first.is_cover:
+            options["default_image"] = True
+        if first.loop is not None:
+            options["loop"] = first.loop
+        shown = frames if "default_image" in options else played
+        image, *others = (_eight_bits(frame.photo) for frame in shown)
+        durations = [frame.duration or 0 for frame in played]
+        if form != "PNG":
+            durations = [round(duration) for duration in durations]
+        image.save(file, form, save_all=True, append_images=others, duration=durations, **options, **fixed)
+
+    return write
 
 
 # Kind of file: what writes it. A new kind is a row.
-WRITERS: dict[str, Callable[[BinaryIO, Photo, int], None]] = {
-    "png": _write_png,
-    "jpg": _write_jpeg,
-    "webp": _write_webp,
-    "avif": _write_avif,
+WRITERS: dict[str, Writer] = {
+    "png": Writer(_write_png, _animated("PNG"), bits=16, has_color_chunks=True),
+    "jpg": Writer(_write_jpeg, lossy=True, max_side=65_535, has_alpha=False, segment=_SEGMENT),
+    "webp": Writer(_write_webp, _animated("WEBP"), lossy=True, max_side=16_383),
+    "tiff": Writer(_write_tiff, _write_pages, bits=32),
+    "avif": Writer(_write_avif, _animated("AVIF"), lossy=True, max_side=65_535),
+    "gif": Writer(_write_gif, _animated("GIF"), max_side=65_535),
 }

@@ -17,7 +17,8 @@ from iter_arch.color import ColorMethod
 from iter_arch.precision import choose_dtype
 from iter_arch.progress import DECODE, ENCODE, REFINE, OnProgress
 from iter_model.commands.upscale_options import DEFAULT_LEVELS
-from iter_model.photo.restorer import Cancelled, Restorer, choose_batch, choose_tile
+from iter_model.photo.devices import choose_batch, choose_tile
+from iter_model.photo.restorer import Cancelled, Restorer
 from iter_model.web.film import Film
 
 

@@ -17,7 +17,7 @@ from starlette.middleware import Middleware  # noqa: E402
 
 from iter_arch import shipped  # noqa: E402
 from iter_model.commands.shipped import ROOT  # noqa: E402
-from iter_model.photo.restorer import choose_device  # noqa: E402
+from iter_model.photo.devices import choose_device  # noqa: E402
 from iter_model.web import page  # noqa: E402
 from iter_model.web.actions import Actions  # noqa: E402
 from iter_model.web.engine import Engine  # noqa: E402

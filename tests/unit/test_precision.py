@@ -58,11 +58,13 @@ def test_auto_is_bfloat16_on_gpus_since_ampere(monkeypatch, capability, expected
 
 def test_a_named_precision_is_obeyed_and_another_refused():
     assert choose_dtype("bf16", CPU) == torch.bfloat16 and choose_dtype("float32", CPU) == torch.float32
-    with pytest.raises(ValueError, match="precision='fp16' must be one of auto, bf16, float32"):
-        choose_dtype("fp16", CPU)
+    with pytest.raises(ValueError, match="precision='int8' must be one of auto, bf16, fp16, float32"):
+        choose_dtype("int8", CPU)
 
 
-@pytest.mark.parametrize(("given", "expected"), [("bf16", torch.bfloat16), ("float32", torch.float32)])
+@pytest.mark.parametrize(
+    ("given", "expected"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("float32", torch.float32)]
+)
 def test_upscale_computes_in_the_precision_it_is_told(monkeypatch, tmp_path, given, expected):
     net = small_iter()
     monkeypatch.setattr(iter_arch, "load_pretrained", lambda name: net)

@@ -108,10 +108,10 @@ def test_interruption_leaves_whole_files_only(bicubic_net, photo_folder, tmp_pat
         save(photo_folder / name)
     plain = getattr(module, during)
 
-    def interrupted(path, *arguments):
+    def interrupted(path, *arguments, **options):
         if during == "load_pretrained" or Path(path).stem == "b":
             raise KeyboardInterrupt
-        return plain(path, *arguments)
+        return plain(path, *arguments, **options)
 
     monkeypatch.setattr(module, during, interrupted)
     output = tmp_path / "out"
@@ -168,6 +168,12 @@ def test_missing_and_empty_input(bicubic_net, photo_folder, tmp_path, capsys):
         ("--tile", "15", "at least 16"),
         ("--batch", "0", "--batch=0 must be at least 1"),
         ("--quality", "90", "--quality=90 must be from 1 to 100, and --ext"),
+        ("--ext", "bmp", "--ext=bmp must be one of auto, png, jpg"),
+        ("--device", "tpu", "--device=tpu must be auto, cpu, mps, cuda or cuda:N"),
+        ("--device", "cpu,cpu:1", "--device=cpu:1 must be"),
+        ("--outscale", "0", "--outscale=0.0 must be above 0"),
+        ("--max-side", "-3", "--max-side=-3 must be above 0"),
+        ("--max-pixels", "-1", "--max-pixels=-1 must be 0 (no limit) or above"),
     ],
 )
 def test_values_out_of_range(bicubic_net, photo_folder, tmp_path, capsys, option, value, rule):
@@ -176,7 +182,7 @@ def test_values_out_of_range(bicubic_net, photo_folder, tmp_path, capsys, option
 
 
 def test_values_of_a_wrong_kind(photo_folder, tmp_path, capsys):
-    for wrong in (("--steps", "many"), ("--device", "tpu"), ("--unknown",)):
+    for wrong in (("--steps", "many"), ("--frames", "some"), ("--unknown",)):
         with pytest.raises(SystemExit) as caught:
             main("-i", photo_folder, "-o", tmp_path / "out", *wrong)
         assert caught.value.code == 2

@@ -37,12 +37,12 @@ def test_reading_restoring_and_writing_overlap_and_few_images_are_held(
     third_read, second_restored = threading.Event(), threading.Event()
     plain = bicubic_net.restore
 
-    def read_one(path):
+    def read_one(path, **options):
         read.append(path.stem)
         assert len(read) <= len(restored) + 1 + jobs.READ_AHEAD + 1
         if len(read) == 3:
             third_read.set()
-        return read_photo(path)
+        return read_photo(path, **options)
 
     def restore(lq, **options):
         assert third_read.wait(10)

@@ -1,0 +1,80 @@
+"""Where photos are restored: devices by name, and how much goes through them together."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from iter_arch import ITER
+
+# Pixels of the restored image; the side of a tile in the input is this divided by the scale.
+DEFAULT_TILE = 512
+# Tiles that go through together on a GPU, where memory allows it.
+DEFAULT_BATCH = 16
+
+
+def choose_devices(names: str) -> list[torch.device]:
+    """The devices of --device, 'auto', 'cpu', 'mps', 'cuda', 'cuda:N' or several of them with commas between.
+
+    Raises:
+        ValueError: there is no such device here; says which there are.
+    """
+    return [choose_device(name.strip()) for name in names.split(",")]
+
+
+def choose_device(name: str) -> torch.device:
+    """One device by name; 'auto' is the first GPU, else Apple's, else the CPU. Raises ValueError, as above."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "mps", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ValueError(f"--device={name} must be auto, cpu, mps, cuda or cuda:N, or several with commas between")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device={name}: PyTorch finds no usable CUDA device here; use --device=cpu or --device=auto"
+        )
+    if index and int(index) >= torch.cuda.device_count():
+        raise ValueError(f"--device={name} must be below cuda:{torch.cuda.device_count()}, the number of GPUs here")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device=mps: PyTorch finds no Apple GPU here; use --device=cpu or --device=auto")
+    return torch.device(name)
+
+
+def choose_batch(batch: int | None, net: ITER, tile: int | None, device: torch.device) -> int:
+    """Tiles that go through together for --batch; on a CUDA GPU by default as many as fit into half of its free memory.
+
+    On a CPU they would be no faster together.
+    """
+    if batch is not None and batch < 1:
+        raise ValueError(f"--batch={batch} must be at least 1")
+    if batch is None and device.type != "cuda":
+        return 1
+    if batch is None:
+        side = net.scale * tile if tile else DEFAULT_TILE
+        # Measured on the decoder: six maps of the image's size with the channels of its last level.
+        channels = [layer.in_channels for layer in net.vqgan.modules() if isinstance(layer, nn.Conv2d)]
+        tile_bytes = 6 * 4 * (channels[-1] if channels else 3) * side**2
+        batch = min(DEFAULT_BATCH, max(1, torch.cuda.mem_get_info(device)[0] // 2 // tile_bytes))
+    return batch
+
+
+def choose_tile(tile: int | None, net: ITER) -> int | None:
+    """Side of tiles in LQ pixels for --tile, None for no tiles."""
+    if tile is None:
+        return max(DEFAULT_TILE // net.scale, net.multiple)
+    if tile != 0 and tile < net.multiple:
+        raise ValueError(f"--tile={tile} must be 0 (never) or at least {net.multiple} for this model (x{net.scale})")
+    return tile or None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device has run out of memory; Apple's says it in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
+
+
+def free_cached_memory() -> None:
+    """Give back what PyTorch keeps of a device's memory for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

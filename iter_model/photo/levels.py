@@ -1,0 +1,47 @@
+"""Pixels of a photo as files hold them: whole numbers or floats, gray or color, with or without alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from basicsr_compat.images import Photo
+
+# Of pixels that are converted and compressed at a time.
+STRIP_BYTES = 1 << 20
+DEPTHS = {8: np.uint8, 16: np.uint16, 32: np.float32}
+
+
+def quantized(values: np.ndarray, bits: int) -> np.ndarray:
+    """Floats in [0, 1], uint8 or uint16 as numbers of this many bits: clipped and rounded; 32 are floats in [0, 1]."""
+    if values.dtype == DEPTHS[bits]:
+        return values.clip(0, 1) if bits == 32 else values
+    if values.dtype.kind == "f":
+        return np.rint(values.clip(0, 1) * (2**bits - 1)).astype(DEPTHS[bits])
+    if bits == 32:
+        return values.astype(np.float32) / np.iinfo(values.dtype).max
+    return values.astype(np.uint16) * 257 if bits == 16 else ((values + np.uint32(128)) // 257).astype(np.uint8)
+
+
+def rows_of(photo: Photo, bits: int, rows: slice = slice(None)) -> np.ndarray:
+    """Some rows of a photo: (rows, W, 1 to 4) numbers of this many bits: gray or RGB, then alpha; see `quantized`."""
+    color = photo.rgb[rows]
+    if photo.is_gray:
+        # A restored photo has three equal channels, or what they become without color correction.
+        color = color.mean(axis=2, keepdims=True) if color.dtype.kind == "f" else color[..., :1]
+    color = quantized(color, bits)
+    return color if photo.alpha is None else np.dstack([color, quantized(photo.alpha[rows], bits)])
+
+
+def strips(photo: Photo) -> Iterator[slice]:
+    """Rows that are converted at a time, from top to bottom."""
+    height, width = photo.rgb.shape[:2]
+    step = max(1, STRIP_BYTES // (width * 4 * max(1, photo.bit_depth // 8)))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def over_white(rows: np.ndarray) -> np.ndarray:
+    """Gray or RGB without its alpha: (rows, W, 2 or 4) uint8 -> (rows, W, 1 or 3) uint8."""
+    alpha = rows[..., -1:].astype(np.float32) / 255
+    return np.rint(rows[..., :-1] * alpha + 255 * (1 - alpha)).astype(np.uint8)
