@@ -203,7 +203,8 @@ def test_the_examples_of_help_run(bicubic_net, photo_folder, tmp_path, monkeypat
     found = re.findall(r"^  basicsr upscale (.*)$", capsys.readouterr().out, re.MULTILINE)
     assert len(found) >= 4
     for words in found:
-        assert main(*words.split(), "--device", "cpu") == 0, words
+        if "--maps" not in words:  # needs a network with tokens: test_upscale_control.py
+            assert main(*words.split(), "--device", "cpu") == 0, words
 
 
 class Terminal:
