@@ -64,6 +64,7 @@ setup(
         "benchmarks": ["matplotlib"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "export": ["onnx", "onnxscript"],
+        "heif": ["pillow-heif"],
         "hub": ["huggingface_hub"],
         "spandrel": ["spandrel>=0.4.0"],
         "test": [
