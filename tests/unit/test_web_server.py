@@ -14,6 +14,7 @@ from iter_model import commands
 
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'iter-sr[web]'")
 
+import httpx  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from iter_model.web import files, server  # noqa: E402
@@ -92,11 +93,14 @@ def test_an_action_takes_no_path_outside_of_the_uploads(client, tmp_path):
     for path in (mine, other):
         path.write_bytes(encoded(smooth(20, 24)))
 
+    # The queue lives in the server's own loop: it is asked over the network.
+    network = httpx.Client(base_url=browser.app.get_blocks().local_url, timeout=240)
+
     def answer(path):
         file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
         body = {"data": [file], "fn_index": read, "session_hash": "x"}
-        assert browser.post("/gradio_api/queue/join", json=body).status_code == 200
-        lines = browser.get("/gradio_api/queue/data?session_hash=x").text.splitlines()
+        assert network.post("/gradio_api/queue/join", json=body).status_code == 200
+        lines = network.get("/gradio_api/queue/data?session_hash=x").text.splitlines()
         messages = [json.loads(line.removeprefix("data: ")) for line in lines if line]
         [completed] = [message for message in messages if message["msg"] == "process_completed"]
         return completed
@@ -105,6 +109,7 @@ def test_an_action_takes_no_path_outside_of_the_uploads(client, tmp_path):
     assert completed["success"] and completed["output"]["data"][0] == "mine.png, 24 x 20"
     for path in (other, f"{root}/../other.png", "/etc/passwd", server.__file__):
         assert not answer(path)["success"]
+    network.close()
 
 
 def test_large_requests_are_refused_before_they_are_read(client):
