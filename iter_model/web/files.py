@@ -9,13 +9,12 @@ import numpy as np
 from PIL import Image
 
 from basicsr_compat.images import Photo, read_photo
+from iter_model.photo.folders import AUTO
 from iter_model.photo.metadata import corrected
 from iter_model.photo.writer import write_photo
 
 # Of an upload.
 MAX_BYTES = 100_000_000
-# Of a photo's name: the kind of file to download, and png of all others.
-KINDS = {".avif": "avif", ".jfif": "jpg", ".jpeg": "jpg", ".jpg": "jpg", ".webp": "webp"}
 # Longest side of a picture to look at; the file to download has all pixels.
 PREVIEW_SIDE = 2048
 
@@ -25,10 +24,9 @@ def read_upload(path: Path, max_pixels: int) -> Photo:
     return read_photo(path.read_bytes(), max_pixels=max_pixels)
 
 
-def result_name(name: str) -> str:
-    """What the result of a photo of this name is called: a file of its kind where one can be written, or else PNG."""
-    path = Path(name)
-    return f"{path.stem}.{KINDS.get(path.suffix.lower(), 'png')}"
+def result_name(name: str, kind: str) -> str:
+    """What the result of a photo is called: a file of the photo's kind where one can be written, or else PNG."""
+    return f"{Path(name).stem}.{AUTO.get(kind, 'png')}"
 
 
 def preview_size(photo: Photo, side: int = PREVIEW_SIDE) -> tuple[int, int]:
