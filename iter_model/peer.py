@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+import iter_arch
 from basicsr_compat.files import read_checkpoint
 from basicsr_compat.schema import format_error
+from iter_arch.iter_arch import ITER, OnRows
+from iter_arch.pretrained.download import find_checkpoint
 from iter_arch.progress import OnProgress
-from iter_arch.tiling import TilePiece, blend, make_tiles, run_tiles
+from iter_arch.tiling import TilePiece, blend, blend_strips, make_tiles, run_tiles
 
 if TYPE_CHECKING:
     import spandrel
@@ -27,9 +30,10 @@ class NoPeer(ValueError):
 
 
 class PeerRestored(NamedTuple):
-    """image: (b, 3, sH, sW) RGB in [0, 1]."""
+    """image: (b, 3, sH, sW) RGB in [0, 1], without rows where they were handed on; start_step: (b,) 0, no steps."""
 
     image: Tensor
+    start_step: Tensor
 
 
 class PeerNetwork(nn.Module):
@@ -64,6 +68,18 @@ class PeerNetwork(nn.Module):
         supported = {torch.float16: self._descriptor.supports_half, torch.bfloat16: self._descriptor.supports_bfloat16}
         return supported.get(dtype, True)
 
+    def usable(self, dtype: torch.dtype, precision: str) -> torch.dtype:
+        """The precision to compute in where ``dtype`` is chosen for the device, float32 where it cannot have that.
+
+        Raises:
+            ValueError: ``precision`` asks for it by name.
+        """
+        if self.supports(dtype):
+            return dtype
+        if precision != "auto":
+            raise ValueError(f"--precision={precision} cannot be applied: {self.architecture} needs float32")
+        return torch.float32
+
     def forward(self, lq: Tensor) -> Tensor:
         """lq (b, 3, h, w) RGB in [0, 1], any size -> (b, 3, s h, s w) in [0, 1], in the precision of the weights."""
         return self.restore(lq).image
@@ -77,6 +93,9 @@ class PeerNetwork(nn.Module):
         overlap: int | None = None,
         batch: int | None = None,
         on_progress: OnProgress | None = None,
+        on_rows: OnRows | None = None,
+        config: None = None,
+        seed: int = 0,
     ) -> PeerRestored:
         """Restore images, large ones in feathered tiles.
 
@@ -86,6 +105,8 @@ class PeerNetwork(nn.Module):
             overlap: LQ pixels that neighboring tiles share, default a quarter of the tile.
             batch: tiles that go through together, default the images of the batch.
             on_progress: called with (done, total) after every batch of tiles. What it raises ends the restoration.
+            on_rows: called with (top, rows) from top to bottom, as in `ITER.restore`; the image is then not kept.
+            config, seed: None and 0; there is no sampling, but photos are restored by ITER and by others alike.
 
         Returns:
             PeerRestored, the image in the dtype of ``lq``.
@@ -108,7 +129,15 @@ class PeerNetwork(nn.Module):
                     on_progress(done, len(tiles) * len(lq))
                 yield piece
 
-        return PeerRestored(blend(counted(), tiles, len(lq), factor=self.scale).to(lq.dtype))
+        steps = torch.zeros(len(lq), dtype=torch.int64)
+        if on_rows is None:
+            return PeerRestored(blend(counted(), tiles, len(lq), factor=self.scale).to(lq.dtype), steps)
+        if len(tiles) == 1:
+            on_rows(0, blend(counted(), tiles, len(lq), factor=self.scale).to(lq.dtype))
+        else:
+            for (_, rows), output in blend_strips(counted(), tiles, len(lq), factor=self.scale):
+                on_rows(rows.start, output.to(lq.dtype))
+        return PeerRestored(lq.new_empty(len(lq), 3, 0, self.scale * width), steps)
 
 
 def load_peer(path: str | Path) -> PeerNetwork:
@@ -147,3 +176,22 @@ def load_peer(path: str | Path) -> PeerNetwork:
         return PeerNetwork(descriptor)
     except NoPeer as error:
         raise NoPeer(f"{path}: {error}") from None
+
+
+def load_network(name: str | Path) -> ITER | PeerNetwork:
+    """An ITER, or a network that spandrel knows.
+
+    Args:
+        name: as for `iter_arch.load_pretrained`; or the path of any checkpoint for `load_peer`.
+
+    Raises:
+        FileNotFoundError: neither a known name nor a file.
+        ValueError: the file is neither.
+    """
+    try:
+        return iter_arch.load_pretrained(name)
+    except ValueError as error:
+        try:
+            return load_peer(find_checkpoint(name))
+        except NoPeer as other:
+            raise ValueError(f"{error}; {str(other).removeprefix(f'{name}: ')}") from None

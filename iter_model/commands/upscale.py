@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from iter_model.commands.upscale_control import is_asked_for
 from iter_model.commands.upscale_options import GROUPS, SAMPLING
 
+# Options of `upscale_control` that need tokens.
+CONTROLS = ("alpha_map", "variants", "save_tokens", "redraw", "tokens_from", "maps")
+
 if TYPE_CHECKING:
     from iter_arch import SamplingConfig
     from iter_model.photo.canvas import OutputSize
@@ -88,9 +91,10 @@ def make_restorers(args: argparse.Namespace) -> list[Restorer]:
     """A restorer for each device, of what `add_arguments` declares. Raises ValueError or OSError."""
     import copy
 
-    from iter_arch import SamplingConfig, load_pretrained
+    from iter_arch import SamplingConfig
     from iter_arch.color import check_levels
     from iter_arch.precision import choose_dtype
+    from iter_model.peer import load_network
     from iter_model.photo.devices import choose_batch, choose_devices, choose_tile
     from iter_model.photo.restorer import Restorer
 
@@ -99,7 +103,11 @@ def make_restorers(args: argparse.Namespace) -> list[Restorer]:
     size = _size(args)
     devices = choose_devices(args.device)
     dtypes = [choose_dtype(args.precision, device) for device in devices]
-    loaded = load_pretrained(args.model)
+    loaded = load_network(args.model)
+    config = sampling_config(args, loaded.sampling) if hasattr(loaded, "sampling") else None
+    if config is None:
+        _refuse_control(args, loaded.architecture)
+        dtypes = [loaded.usable(dtype, args.precision) for dtype in dtypes]
     tile = choose_tile(args.tile, loaded)
     restorers = []
     for index, (device, dtype) in enumerate(zip(devices, dtypes, strict=True)):
@@ -107,7 +115,7 @@ def make_restorers(args: argparse.Namespace) -> list[Restorer]:
         restorers.append(
             Restorer(
                 net=net,
-                config=sampling_config(args, loaded.sampling),
+                config=config,
                 seed=args.seed,
                 tile=tile,
                 batch=choose_batch(args.batch, net, tile, device),
@@ -117,6 +125,15 @@ def make_restorers(args: argparse.Namespace) -> list[Restorer]:
             )
         )
     return restorers
+
+
+def _refuse_control(args: argparse.Namespace, architecture: str) -> None:
+    """What is asked of a network that samples no tokens."""
+    given = [name for name in SAMPLING if getattr(args, name) is not None]
+    given += [name for name in ("seed", *CONTROLS) if getattr(args, name)]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"{flags} cannot be applied: {args.model} is a {architecture}, which samples no tokens")
 
 
 def _output(args: argparse.Namespace) -> Output:

@@ -119,7 +119,8 @@ def add_restoration(group: Arguments) -> None:
         "--model",
         default="iter_tiny_x4",
         metavar="NAME_OR_PATH",
-        help="shipped weights, a file, or the authors' weights: released_x4 or released_x2, looked for in "
+        help="shipped weights, a file (of another network too, if spandrel knows it), or the authors' weights: "
+        "released_x4 or released_x2, looked for in "
         "experiments/pretrained_models/ and in the cache, else downloaded into the cache (default: %(default)s)",
     )
     group.add_argument("--seed", type=int, default=0, help="of the token draws (default: %(default)s)")

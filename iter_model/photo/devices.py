@@ -52,7 +52,7 @@ def choose_batch(batch: int | None, net: ITER, tile: int | None, device: torch.d
     if batch is None:
         side = net.scale * tile if tile else DEFAULT_TILE
         # Measured on the decoder: six maps of the image's size with the channels of its last level.
-        channels = [layer.in_channels for layer in net.vqgan.modules() if isinstance(layer, nn.Conv2d)]
+        channels = [layer.in_channels for layer in getattr(net, "vqgan", net).modules() if isinstance(layer, nn.Conv2d)]
         tile_bytes = 6 * 4 * (channels[-1] if channels else 3) * side**2
         batch = min(DEFAULT_BATCH, max(1, torch.cuda.mem_get_info(device)[0] // 2 // tile_bytes))
     return batch

@@ -14,6 +14,7 @@ from basicsr_compat.images import Photo
 from iter_arch import ITER, SamplingConfig
 from iter_arch.color import ColorMethod, make_matcher, upsampled_rows
 from iter_arch.progress import OnProgress
+from iter_model.peer import PeerNetwork
 from iter_model.photo.canvas import Canvas, OutputSize
 from iter_model.photo.devices import DEFAULT_TILE, free_cached_memory, is_out_of_memory
 
@@ -37,8 +38,8 @@ class Restorer:
     it. ``tile`` does not, lest the result for a photo depends on those before it.
     """
 
-    net: ITER
-    config: SamplingConfig
+    net: ITER | PeerNetwork
+    config: SamplingConfig | None
     seed: int
     tile: int | None
     batch: int

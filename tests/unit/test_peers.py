@@ -2,12 +2,16 @@
 
 import sys
 
+import numpy as np
 import peers
 import pytest
 import torch
 from basicsr.models import build_model
+from photos import save, smooth
 from pickles import Code
+from PIL import Image
 from small_networks import photo
+from upscale_stand_ins import run
 
 from iter_arch.color import match_color
 from iter_model.peer import NoPeer, load_peer
@@ -43,6 +47,16 @@ def test_tiles_cover_the_image_without_seams_and_report_progress(tmp_path):
     assert seen == [(1, 6), (2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]
     with pytest.raises(ValueError, match="tile=8 must be at least 32 for RealESRGAN Compact"):
         net.restore(lq, tile=8)
+
+
+def test_rows_that_are_handed_on_are_those_of_the_image(tmp_path):
+    peers.compact(tmp_path / "net.pth")
+    net, lq = load_peer(tmp_path / "net.pth"), photo(1, 3, 70, 40)
+    for tile in (None, 40):
+        image, rows = net.restore(lq, tile=tile).image, []
+        restored = net.restore(lq, tile=tile, on_rows=lambda top, strip, rows=rows: rows.append((top, strip.clone())))
+        assert [top for top, _ in rows] == sorted(top for top, _ in rows) and restored.image.shape[2] == 0
+        assert torch.equal(torch.cat([strip for _, strip in rows], 2), image)
 
 
 def test_what_is_no_network_for_photos_is_refused_by_name(tmp_path, monkeypatch):
@@ -91,3 +105,35 @@ def test_scale_and_tile_must_fit_the_network(tmp_path):
         build_model(model_options(tmp_path, scale=4))
     with pytest.raises(ValueError, match="val.tile=8 must be at least 32"):
         build_model(model_options(tmp_path, val={"tile": 8}))
+
+
+# ---------------------------------------------------------------------------------------------------- basicsr upscale
+
+
+@authors
+def test_photos_are_restored_at_the_networks_scale(tmp_path, make, name, scale):
+    make(tmp_path / "net.pth")
+    source = save(tmp_path / "photo.png", smooth(40, 48))
+    options = ("--model", tmp_path / "net.pth", "--color-correction", "none", "--precision", "float32")
+    assert run(source, tmp_path / "out", *options) == 0
+    lq = torch.from_numpy(smooth(40, 48)).permute(2, 0, 1)[None] / 255
+    expected = 255 * load_peer(tmp_path / "net.pth")(lq)[0].permute(1, 2, 0).numpy()
+    found = np.asarray(Image.open(tmp_path / "out/photo.png"))
+    assert found.shape == (40 * scale, 48 * scale, 3) and np.abs(found - expected).max() < 0.51
+
+
+@pytest.mark.parametrize("option", [("--alpha", 0.3), ("--steps", 4), ("--seed", 1), ("--no-adaptive",)])
+def test_what_needs_tokens_is_refused(tmp_path, capsys, option):
+    peers.compact(tmp_path / "net.pth")
+    source = save(tmp_path / "photo.png")
+    assert run(source, tmp_path / "out", "--model", tmp_path / "net.pth", *option) == 2
+    message = f"{option[0].replace('no-', '')} cannot be applied: {tmp_path / 'net.pth'} is a RealESRGAN Compact"
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_file_of_neither_kind_says_both(tmp_path, capsys):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    source = save(tmp_path / "photo.png")
+    assert run(source, tmp_path / "out", "--model", tmp_path / "other.pth") == 2
+    error = capsys.readouterr().err
+    assert "is not a whole ITER" in error and "spandrel knows no such network" in error
