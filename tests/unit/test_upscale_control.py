@@ -170,7 +170,7 @@ def test_impossible_options_are_wrong_usage(upscale, small_photo, capsys, option
         (lambda c: c | {"tokens": [[10**30]]}, "tokens must be"),
         (lambda c: c | {"tokens": []}, "tokens must be"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "change",
 )
 def test_a_file_of_tokens_is_checked(upscale, small_photo, tmp_path, capsys, change, said):
     content = {"format": "iter-tokens-1", "seed": 0, "model": "x", "size": [21, 30], "tokens": [[0] * 16] * 16}
