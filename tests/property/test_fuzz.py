@@ -201,11 +201,12 @@ def test_upscale_restores_a_damaged_image_or_says_why_not(examples, weights, tmp
         assert code in (0, 1)
         kinds[code] += 1
         results = list(out.iterdir())
+        said = [line for line in err.splitlines() if not line.endswith("(--frames all restores them all)")]
         if code:
             assert results == []
-            assert err.startswith("not restored: ") and str(path) in err and err.count("\n") == 1
+            assert len(said) == 1 and said[0].startswith("not restored: ") and str(path) in said[0]
         else:
-            assert err == ""
+            assert said == []
             height, width = read_photo(path).rgb.shape[:2]
             assert [result.name for result in results] == ["image.png"]
             assert read_photo(results[0]).rgb.shape == (4 * height, 4 * width, 3)
