@@ -47,8 +47,11 @@ def build_set(phase: str, section: dict[str, Any]) -> Dataset:
     # options looks for its files itself.
     if listed and on_disk and not hasattr(dataset, "option_problems"):
         paths = [path for entry in getattr(dataset, "paths", ()) for path in _files_of(entry)]
+        remedy = "correct its list of files or its folders"
+        if "dataroot_lq" in section:
+            remedy += ", or set filename_tmpl"
         with naming(where, section):
-            require_present(paths, where, "correct its list of files or its folders")
+            require_present(paths, where, remedy)
     return dataset
 
 

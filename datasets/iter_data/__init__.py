@@ -11,6 +11,7 @@ from pathlib import Path
 from iter_data.degradation import DEGRADATION_REGISTRY, Degradation, Pair, make_pair, read_degradation
 from iter_data.kernels import Kernels, draw_kernels
 from iter_data.pair_pool import PairPool
+from iter_data.real_pair_dataset import RealPairDataset
 from iter_data.second_order_dataset import SecondOrderDegradationDataset, batch_to_pair
 from iter_data.second_order_degradation import SecondOrderDegradation, degrade
 from iter_data.sharpening import sharpen
@@ -24,6 +25,7 @@ __all__ = [
     "Kernels",
     "Pair",
     "PairPool",
+    "RealPairDataset",
     "SecondOrderDegradation",
     "SecondOrderDegradationDataset",
     "batch_to_pair",

@@ -22,7 +22,21 @@ class IOBackend:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetOptions:
+class LoaderOptions:
+    """What BasicSR's loaders read from the section of a data set."""
+
+    use_shuffle: bool | None = None
+    num_worker_per_gpu: Natural | None = None
+    batch_size_per_gpu: Count | None = None
+    dataset_enlarge_ratio: Positive = 1
+    prefetch_mode: Literal["cpu", "cuda"] | None = None
+    num_prefetch_queue: Count = 1
+    pin_memory: bool = False
+    persistent_workers: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(LoaderOptions):
     """The section of a `SecondOrderDegradationDataset`; names and meaning of BasicSR where it has the option.
 
     dataroot_gt: an image folder, searched through its subfolders in sorted order; or a list of folders; with
@@ -61,15 +75,6 @@ class DatasetOptions:
     degradation: Mapping[str, Any] | None = None
     degrade_in_worker: bool = False
     seed: Natural = 0
-    # read by BasicSR's loaders
-    use_shuffle: bool | None = None
-    num_worker_per_gpu: Natural | None = None
-    batch_size_per_gpu: Count | None = None
-    dataset_enlarge_ratio: Positive = 1
-    prefetch_mode: Literal["cpu", "cuda"] | None = None
-    num_prefetch_queue: Count = 1
-    pin_memory: bool = False
-    persistent_workers: bool = False
 
 
 def dataset_problems(section: Mapping[str, Any], where: str) -> Iterator[str]:
