@@ -95,9 +95,11 @@ def test_upscale_samples_as_their_authors_unless_told_otherwise(here, monkeypatc
 
 def test_a_wrong_option_is_named_before_anything_is_downloaded(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert commands.main(["upscale", "-i", "a.png", "-o", "out", "--model", "released_x4", "--alpha", "2"]) == 2
+    cv2.imwrite("a.png", np.zeros((8, 8, 3), np.uint8))
+    command = ["upscale", "-i", "a.png", "-o", "out", "--model", "released_x4", "--alpha", "2"]
+    assert commands.main(command) == 2
     assert "--alpha=2.0 must be a number in [0, 1]" in capsys.readouterr().err
-    assert os.listdir() == []
+    assert os.listdir() == ["a.png"]
 
 
 def write_test_options():
