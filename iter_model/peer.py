@@ -148,7 +148,8 @@ def load_peer(path: str | Path) -> PeerNetwork:
     Raises:
         FileNotFoundError: no such file.
         ValueError: it is no checkpoint.
-        NoPeer: spandrel is not installed, does not know its network, or the network restores no RGB images.
+        NoPeer: spandrel is not installed, does not know its network, or the network is an ITER or restores no RGB
+            images.
     """
     content = read_checkpoint(path)
     try:
@@ -170,6 +171,9 @@ def load_peer(path: str | Path) -> PeerNetwork:
     except Exception as error:
         reason = "spandrel knows no such network" if isinstance(error, spandrel.UnsupportedModelError) else error
         raise NoPeer(f"{path}: {reason if isinstance(reason, str) else format_error(reason)}") from None
+    # Where a program has registered `iter_arch.spandrel_plugin`, spandrel reads ours too, and less strictly.
+    if isinstance(descriptor.model, ITER):
+        raise NoPeer(f"{path}: it holds an ITER")
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise NoPeer(f"{path}: its {descriptor.architecture.name} needs a mask beside the image")
     try:

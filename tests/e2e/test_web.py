@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,15 @@ class Server:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(folder)}
         command = [BASICSR, "web", "--port", str(port), *words]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A background job of a shell ignores it, and so would the server.
+                preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+            )
         end = time.monotonic() + PATIENCE
         while f"open {self.address}" not in self.log.read_text():
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()

@@ -10,13 +10,15 @@ from basicsr.models import build_model
 from photos import save, smooth
 from pickles import Code
 from PIL import Image
-from small_networks import photo
+from small_networks import photo, small_iter
 from upscale_stand_ins import run
 
+from iter_arch import save_pretrained
 from iter_arch.color import match_color
 from iter_model.peer import NoPeer, load_peer
 
 spandrel = pytest.importorskip("spandrel", reason="needs spandrel; pip install spandrel")
+plugin = pytest.importorskip("iter_arch.spandrel_plugin")
 AUTHORS = [(peers.rrdb, "ESRGAN", 4), (peers.compact, "RealESRGAN Compact", 3), (peers.swinir, "SwinIR", 2)]
 authors = pytest.mark.parametrize("make, name, scale", AUTHORS, ids=[name for _, name, _ in AUTHORS])
 
@@ -137,3 +139,10 @@ def test_a_file_of_neither_kind_says_both(tmp_path, capsys):
     assert run(source, tmp_path / "out", "--model", tmp_path / "other.pth") == 2
     error = capsys.readouterr().err
     assert "is not a whole ITER" in error and "spandrel knows no such network" in error
+
+
+def test_an_iter_is_no_peer_where_spandrel_knows_it_too(tmp_path):
+    plugin.install()
+    save_pretrained(small_iter(), tmp_path / "net.safetensors")
+    with pytest.raises(NoPeer, match="it holds an ITER"):
+        load_peer(tmp_path / "net.safetensors")
