@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 STAMP := $(VENV)/.installed
+# Two processes of one thread each, a test file at a time.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test quick lint install docs clean
 .DELETE_ON_ERROR:
@@ -20,10 +22,10 @@ demo: $(STAMP)
 	$(BIN)/basicsr upscale -i datasets/sample/real -o results/real
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(TESTS) $(PYTEST)
 
 quick: lint
-	$(BIN)/python -m pytest tests/unit tests/property -m "not long" $(PYTEST)
+	$(TESTS) tests/unit tests/property -m "not long" $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

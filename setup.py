@@ -74,6 +74,7 @@ setup(
             "onnxruntime",
             "onnxscript",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "scikit-image",
             "selenium",
