@@ -1,4 +1,4 @@
-"""Prepare data sets: `python -m iter_data.prepare {lmdb,meta-info,subimages,degrade} --help`."""
+"""Prepare data sets: `python -m iter_data.prepare {lmdb,meta-info,subimages,degrade,preview} --help`."""
 
 import argparse
 import os
@@ -17,6 +17,7 @@ from basicsr_compat.files import atomic_write
 from basicsr_compat.pipeline.yml import read_yml
 from iter_data.degradation import read_degradation
 from iter_data.images import UnreadableImage, decode_image, list_images, read_image, to_image, write_png
+from iter_data.preview import contact_sheet
 from iter_data.second_order_dataset import SecondOrderDegradationDataset
 
 Result = TypeVar("Result")
@@ -153,6 +154,30 @@ def make_pairs(
     return skipped
 
 
+def make_preview(
+    opt: Mapping[str, Any], output: str, *, photos: int = 4, versions: int = 4, seed: int = 0
+) -> list[str]:
+    """Write a contact sheet of what a training run with these options sees, as PNG; returns an empty list.
+
+    opt: whole options, whose datasets.train must be a `SecondOrderDegradationDataset`.
+    """
+    if not output.lower().endswith(".png"):
+        raise PrepareError(f"output {output!r} must end in .png")
+    for name, count in (("photos", photos), ("versions", versions)):
+        if count < 1:
+            raise PrepareError(f"{name}={count} must be >= 1")
+    train = dict(opt["datasets"]["train"])
+    kind = train.get("type")
+    if kind != "SecondOrderDegradationDataset":
+        raise PrepareError(f"datasets.train.type={kind} degrades nothing: it must be SecondOrderDegradationDataset")
+    train.pop("degrade_in_worker", None)  # the crops are degraded here, several times each
+    dataset = SecondOrderDegradationDataset({"scale": opt.get("scale"), **train, "phase": "train"})
+    sheet, paths = contact_sheet(dataset, photos=photos, versions=versions, seed=seed)
+    write_png(output, sheet)
+    print("\n".join([f"{output}: {len(paths)} photos, each degraded {versions} times", *paths]))
+    return []
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns 0, 1 if some files were skipped, 2 for a problem with the arguments or the data."""
     arguments = _parser().parse_args(argv)
@@ -211,6 +236,11 @@ def _parser() -> argparse.ArgumentParser:
         "--step", type=int, default=240, metavar="PIXELS", help="distance of their corners (default: %(default)s)"
     )
 
+    _add_degradation_commands(add)
+    return parser
+
+
+def _add_degradation_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command = add("degrade", "Make LQ images from photos with the second-order degradation; a seed gives one result.",
                   _run_degrade)  # fmt: skip
     command.add_argument("input", help="folder of photos, searched through its subfolders")
@@ -221,20 +251,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--opt", metavar="YML", help="option file whose datasets.train.degradation is used "
                          "(default: Real-ESRGAN's values)")  # fmt: skip
-    return parser
+
+    command = add("preview", "Draw what a training run sees: a few GT crops, each with several degraded versions.",
+                  lambda a: make_preview(_read_options(a.opt), a.output, photos=a.photos, versions=a.versions,
+                                         seed=a.seed))  # fmt: skip
+    command.add_argument("opt", metavar="YML", help="option file of the training run, with its photos and degradation")
+    command.add_argument("output", help="PNG file to write")
+    command.add_argument("--photos", type=int, default=4, metavar="N", help="rows of the sheet (default: %(default)s)")
+    command.add_argument("--versions", type=int, default=4, metavar="N", help="degraded versions of a photo "
+                         "(default: %(default)s)")  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, help="another seed draws other photos, crops and degradations "
+                         "(default: %(default)s)")  # fmt: skip
+
+
+def _read_options(path: str) -> dict[str, Any]:
+    """The options of a file with a section datasets.train."""
+    opt, problems = read_yml(path)
+    if problems:
+        raise PrepareError("\n".join(problems))
+    datasets = opt.get("datasets")
+    if not isinstance(datasets.get("train") if isinstance(datasets, dict) else None, dict):
+        raise PrepareError(f"{path} has no section datasets.train, whose degradation is to be used")
+    return opt
 
 
 def _run_degrade(arguments: argparse.Namespace) -> list[str]:
     degradation = None
     if arguments.opt is not None:
-        opt, problems = read_yml(arguments.opt)
-        if problems:
-            raise PrepareError("\n".join(problems))
-        datasets = opt.get("datasets")
-        train = datasets.get("train") if isinstance(datasets, dict) else None
-        if not isinstance(train, dict):
-            raise PrepareError(f"{arguments.opt} has no section datasets.train, whose degradation is to be used")
-        degradation = train.get("degradation")
+        degradation = _read_options(arguments.opt)["datasets"]["train"].get("degradation")
         read_degradation(degradation, f"{arguments.opt}: datasets.train.degradation")
     return make_pairs(
         arguments.input, arguments.output, scale=arguments.scale, seed=arguments.seed, degradation=degradation

@@ -1,5 +1,6 @@
 """python -m iter_data.prepare: what the commands write, and how they refuse."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -207,3 +208,60 @@ def test_prepare_names_what_it_passes_over(tmp_path, caplog):
     (tmp_path / "photos/notes.txt").touch()
     assert main(["meta-info", str(tmp_path / "photos"), "-o", str(tmp_path / "list.txt")]) == 0
     assert "passed over 1 file without the name of an image: notes.txt" in caplog.text
+
+
+def preview_options(folder, **changes):
+    section = {"type": "SecondOrderDegradationDataset", "dataroot_gt": str(folder), "gt_size": 48, **changes}
+    path = folder.parent / "train.yml"
+    path.write_text(json.dumps({"scale": 4, "datasets": {"train": section}}))
+    return str(path)
+
+
+def test_preview_draws_gt_crops_and_what_their_degradation_makes_of_them(tmp_path, capsys):
+    images = {str(tmp_path / f"photos/{name}.png"): write_image(tmp_path / f"photos/{name}.png", seed=seed)
+              for seed, name in enumerate("abc")}  # fmt: skip
+    opt = preview_options(tmp_path / "photos", degrade_in_worker=True, degradation={"jpeg_range2": [30, 31]})
+    arguments = ["--photos", "2", "--versions", "3"]
+    assert main(["preview", opt, str(tmp_path / "sheet.png"), *arguments]) == 0
+    header, *photos = capsys.readouterr().out.splitlines()
+    assert header.endswith("sheet.png: 2 photos, each degraded 3 times") and len(photos) == 2
+    sheet = read_image(tmp_path / "sheet.png")
+    assert sheet.shape == (32 + 2 * (48 + 8), 8 + 4 * (48 + 8), 3)
+    for row, path in enumerate(photos):
+        gt, *lqs = (sheet[32 + row * 56 :][:48, 8 + column * 56 :][:, :48] for column in range(4))
+        crops = np.lib.stride_tricks.sliding_window_view(images[path], (48, 48), (0, 1)).transpose(0, 1, 3, 4, 2)
+        assert any((crop == side).all() for crop in crops.reshape(-1, 48, 48, 3) for side in (gt, gt[:, ::-1]))
+        blocks = [lq.reshape(12, 4, 12, 4, 3) for lq in lqs]
+        assert all((block == block[:, :1, :, :1]).all() for block in blocks)
+        assert len({lq.tobytes() for lq in lqs}) == 3
+    for name, seed in (("again", "0"), ("other", "1")):
+        main(["preview", opt, str(tmp_path / f"{name}.png"), *arguments, "--seed", seed])
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
+    assert (tmp_path / "other.png").read_bytes() != (tmp_path / "sheet.png").read_bytes()
+
+
+def test_preview_shows_the_degradation_of_the_option_file(tmp_path):
+    write_image(tmp_path / "photos/a.png")
+    for name, quality in (("harsh", 1), ("mild", 95)):
+        opt = preview_options(tmp_path / "photos", degradation={"jpeg_range2": [quality, quality]})
+        assert main(["preview", opt, str(tmp_path / f"{name}.png")]) == 0
+    assert (tmp_path / "harsh.png").read_bytes() != (tmp_path / "mild.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"type": "PairedImageDataset"}, ["sheet.png"], "type=PairedImageDataset degrades nothing"),
+        ({"gt_siz": 1}, ["sheet.png"], "datasets.train.gt_siz is not an option"),
+        ({"gt_size": 96}, ["sheet.png"], "a.png has 64x80 pixels"),
+        ({}, ["sheet.jpg"], "must end in .png"),
+        ({}, ["sheet.png", "--photos", "0"], "photos=0 must be >= 1"),
+        ({}, ["sheet.png", "--versions", "0"], "versions=0 must be >= 1"),
+    ],
+)
+def test_preview_refuses_what_it_cannot_show(tmp_path, capsys, monkeypatch, changes, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "photos/a.png")
+    assert main(["preview", preview_options(tmp_path / "photos", **changes), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "sheet.png").exists()
