@@ -4,16 +4,20 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from basicsr_compat.files import atomic_write
 from basicsr_compat.images import SUFFIXES, UnreadableImage, decode_image, printable
 
+Result = TypeVar("Result")
 # Of files that are passed over.
 _NAMED = 10
 # Seconds between attempts at a file whose folder does not answer, 60 in all.
@@ -119,6 +123,19 @@ def read_image(path: str | Path) -> np.ndarray:
     except OSError as error:
         raise UnreadableImage(error.strerror or str(error)) from error
     return decode_image(data)
+
+
+def in_threads(work: Callable[[str], Result], paths: list[str]) -> Iterator[Result | UnreadableImage]:
+    """Apply `work` to every path, in order, with a progress bar; disks and OpenCV release the interpreter."""
+
+    def attempt(path: str) -> Result | UnreadableImage:
+        try:
+            return work(path)
+        except UnreadableImage as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        yield from tqdm(pool.map(attempt, paths), total=len(paths), unit="image", disable=None)
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:

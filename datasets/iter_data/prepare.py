@@ -1,26 +1,26 @@
-"""Prepare data sets: `python -m iter_data.prepare {lmdb,meta-info,subimages,degrade,preview} --help`."""
+"""Prepare data sets: `python -m iter_data.prepare {lmdb,meta-info,filter,subimages,degrade,preview} --help`."""
 
 import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import lmdb
 from tqdm import tqdm
 
-from basicsr_compat.files import atomic_write
 from basicsr_compat.pipeline.yml import read_yml
 from iter_data.degradation import read_degradation
-from iter_data.images import UnreadableImage, decode_image, list_images, read_image, to_image, write_png
+from iter_data.filtering import Thresholds
+from iter_data.images import UnreadableImage, decode_image, in_threads, list_images, read_image, to_image, write_png
+from iter_data.lists import make_filtered, make_meta_info
 from iter_data.preview import contact_sheet
 from iter_data.second_order_dataset import SecondOrderDegradationDataset
 
-Result = TypeVar("Result")
 _MAX_LMDB_KEY = 511  # LMDB's own limit, in bytes
 _LMDB_BATCH = 256  # images per transaction
 
@@ -74,32 +74,6 @@ def make_lmdb(folder: str, output: str) -> list[str]:
     return skipped
 
 
-def make_meta_info(folders: list[str], output: str, *, root: str | None = None, min_size: int = 1) -> list[str]:
-    """List the readable images of `folders` with their sizes, relative to `root`; returns what was skipped and why.
-
-    root: default is the folder itself, or the deepest folder that holds all of them. min_size: images with a shorter
-    side are left out (and not reported as skipped).
-    """
-    root = root or (folders[0] if len(folders) == 1 else os.path.commonpath(folders))
-    paths = [path for folder in folders for path in list_images(folder)]
-    for folder in folders:
-        if os.path.relpath(folder, root).startswith(".."):
-            raise PrepareError(f"folder {folder!r} is not under root {root!r}")
-    skipped, lines = [], []
-    for path, shape in zip(paths, _in_threads(lambda path: read_image(path).shape, paths), strict=True):
-        if isinstance(shape, UnreadableImage):
-            skipped.append(f"{path}: {shape}")
-        elif min(shape[:2]) >= min_size:
-            lines.append(f"{os.path.relpath(path, root)} ({shape[0]},{shape[1]},3)\n")
-    if not lines:
-        raise PrepareError(f"no image of {', '.join(folders)} is readable and at least {min_size} pixels high and wide")
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(output) as temporary:
-        Path(temporary).write_text("".join(lines), encoding="utf-8")
-    print(f"{output}: {len(lines)} of {len(paths)} images; use it with dataroot_gt: {root}")
-    return skipped
-
-
 def make_subimages(folder: str, output: str, *, size: int = 480, step: int = 240) -> list[str]:
     """Cut large images into overlapping squares, which load faster; returns what was skipped and why.
 
@@ -120,7 +94,7 @@ def make_subimages(folder: str, output: str, *, size: int = 480, step: int = 240
             write_png(os.path.join(output, f"{stems[path]}_s{number:03d}.png"), square)
         return len(corners)
 
-    results = dict(zip(stems, _in_threads(cut, list(stems)), strict=True))
+    results = dict(zip(stems, in_threads(cut, list(stems)), strict=True))
     skipped = [f"{path}: {result}" for path, result in results.items() if isinstance(result, UnreadableImage)]
     count = sum(result for result in results.values() if isinstance(result, int))
     print(f"{output}: {count} sub-images of {len(stems) - len(skipped)} images")
@@ -210,20 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("input", help="image folder, searched through its subfolders")
     command.add_argument("output", help="LMDB to make; its name ends in .lmdb")
 
-    command = add("meta-info", "List images with their sizes in a text file for the option meta_info.",
-                  lambda a: make_meta_info(a.input, a.output, root=a.root, min_size=a.min_size))  # fmt: skip
-    command.add_argument("input", nargs="+", help="image folders, searched through their subfolders")
-    command.add_argument("-o", "--output", required=True, help="text file to write")
-    command.add_argument(
-        "--root", help="folder that the names are relative to (default: the deepest that holds all inputs)"
-    )
-    command.add_argument(
-        "--min-size",
-        type=int,
-        default=1,
-        metavar="PIXELS",
-        help="leave out images with a shorter side (default: %(default)s)",
-    )
+    _add_list_commands(add)
 
     command = add("subimages", "Cut large images into overlapping squares, which load faster.",
                   lambda a: make_subimages(a.input, a.output, size=a.size, step=a.step))  # fmt: skip
@@ -238,6 +199,38 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_degradation_commands(add)
     return parser
+
+
+def _add_list_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    default = Thresholds()
+    meta_info = add("meta-info", "List images with their sizes in a text file for the option meta_info.",
+                    lambda a: make_meta_info(a.input, a.output, root=a.root, min_size=a.min_size))  # fmt: skip
+    filtered = add("filter", "List images as meta-info does, but those that are tiny, blurred, mostly flat, or have "
+                   "JPEG blocks.", _run_filter)  # fmt: skip
+    for command, min_size in ((meta_info, 1), (filtered, default.min_size)):
+        command.add_argument("input", nargs="+", help="image folders, searched through their subfolders")
+        command.add_argument("-o", "--output", required=True, help="text file to write")
+        command.add_argument(
+            "--root", help="folder that the names are relative to (default: the deepest that holds all inputs)"
+        )
+        command.add_argument("--min-size", type=int, default=min_size, metavar="PIXELS",
+                             help="leave out images with a shorter side (default: %(default)s)")  # fmt: skip
+    filtered.add_argument("--report", metavar="CSV", help="table to write: the measures of all images, and why some "
+                          "were left out")  # fmt: skip
+    for name, meaning in (
+        ("min_sharpness", "leave out images whose sharpest tenth has a smaller variance of the Laplacian"),
+        ("max_flatness", "leave out images with a larger share of tiles without structure"),
+        ("max_blocking", "leave out images with larger steps at the borders of 8x8 blocks, relative to others"),
+    ):
+        filtered.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(default, name), metavar="X",
+                              help=f"{meaning} (default: %(default)s)")  # fmt: skip
+
+
+def _run_filter(arguments: argparse.Namespace) -> list[str]:
+    thresholds = Thresholds(**{field.name: getattr(arguments, field.name) for field in fields(Thresholds)})
+    return make_filtered(
+        arguments.input, arguments.output, root=arguments.root, report_file=arguments.report, thresholds=thresholds
+    )
 
 
 def _add_degradation_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -306,19 +299,6 @@ def _put(environment, batch: list[tuple[bytes, bytes]]) -> None:
 def _refuse_existing(output: str) -> None:
     if os.path.exists(output):
         raise PrepareError(f"output {output!r} exists already: remove it or name another")
-
-
-def _in_threads(work: Callable[[str], Result], paths: list[str]) -> Iterator[Result | UnreadableImage]:
-    """Apply `work` to every path, in order, with a progress bar; disks and OpenCV release the interpreter."""
-
-    def attempt(path: str) -> Result | UnreadableImage:
-        try:
-            return work(path)
-        except UnreadableImage as error:
-            return error
-
-    with ThreadPoolExecutor() as pool:
-        yield from tqdm(pool.map(attempt, paths), total=len(paths), unit="image", disable=None)
 
 
 def _starts(length: int, size: int, step: int) -> list[int]:
