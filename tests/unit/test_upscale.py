@@ -91,7 +91,7 @@ def test_alpha_is_bicubic_and_stays_in_range(bicubic_net, photo_folder, tmp_path
     np.testing.assert_allclose(read_photo(tmp_path / "out" / "a.png").alpha, expected, atol=1 / 255)
 
 
-def test_colour_hidden_under_transparency_does_not_reach_the_network(bicubic_net, photo_folder, tmp_path):
+def test_color_hidden_under_transparency_does_not_reach_the_network(bicubic_net, photo_folder, tmp_path):
     rgb = np.zeros((8, 8, 3), np.float32)
     rgb[...] = (1, 0, 1)  # garbage
     opacity = np.zeros((8, 8), np.float32)
