@@ -24,7 +24,7 @@ from iter_model.photo.folders import Job
 from iter_model.photo.maps import Panel, draw
 from iter_model.photo.metadata import corrected
 from iter_model.photo.reader import FAILURES
-from iter_model.photo.restorer import Restorer, fill_transparent
+from iter_model.photo.restorer import Restorer
 from iter_model.photo.token_file import TokenFile, check_tokens_fit, model_checksum, read_tokens, write_tokens
 from iter_model.photo.writer import write_photo
 
@@ -95,13 +95,12 @@ def restore_controlled(restorer: Restorer, jobs: list[Job], controls: Controls, 
 
 def _restore(restorer: Restorer, job: Job, controls: Controls) -> None:
     photo, net = read_photo(job.source), restorer.net
-    rgb = photo.rgb if photo.alpha is None else fill_transparent(photo.rgb, photo.alpha)
-    lq = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(next(net.parameters()).device)
+    lq = restorer.input_of([photo])
     prepared = net.prepare(lq, tile=restorer.tile, batch=restorer.batch)
     alpha = None if controls.alpha_map is None else _gray(controls.map_of(job))
     where = _redrawn(controls, photo, net)
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    result = None
+    checksum = model_checksum(net) if controls.save_tokens else ""
     for seed, target in _variants(job.target, restorer.seed, controls.variants):
         draws: dict[int, Tensor] = {}
         result = net.restore(
@@ -116,7 +115,7 @@ def _restore(restorer: Restorer, job: Job, controls: Controls) -> None:
         image = match_color_(result.image, lq, restorer.color_correction, restorer.color_levels)
         _write(target, photo, image, controls)
         if controls.save_tokens:
-            found = TokenFile(result.tokens.cpu(), photo.rgb.shape[:2], model_checksum(net), seed)
+            found = TokenFile(result.tokens.cpu(), photo.rgb.shape[:2], checksum, seed)
             write_tokens(target.with_suffix(".json"), found)
         if controls.maps is not None:
             place = controls.maps / target.relative_to(controls.output).with_suffix(".png")

@@ -39,7 +39,7 @@ def draw(panels: list[Panel]) -> Image.Image:
         bottom = top + LINE + height + 6
         if panel.values.ndim == 2:
             ramp = np.tile(np.linspace(0, 1, WIDTH, dtype=np.float32), (BAR, 1))
-            picture.paste(Image.fromarray(_colors(ramp)), (left, bottom))
+            picture.paste(Image.fromarray(colors(ramp)), (left, bottom))
             pen.text((left, bottom + BAR + 2), f"{panel.low:.3g}", "black", font)
             pen.text((left + WIDTH, bottom + BAR + 2), f"{panel.high:.3g}", "black", font, anchor="ra")
         pen.text((left + WIDTH // 2, bottom + BAR + 2), panel.note, "black", font, anchor="ma")
@@ -52,10 +52,10 @@ def _pixels(panel: Panel, height: int) -> np.ndarray:
     how = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST if is_map else cv2.INTER_LINEAR
     values = cv2.resize(panel.values.astype(np.float32), (WIDTH, height), interpolation=how)
     if is_map:
-        return _colors((values - panel.low) / max(panel.high - panel.low, 1e-9))
+        return colors((values - panel.low) / max(panel.high - panel.low, 1e-9))
     return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
 
 
-def _colors(x: np.ndarray) -> np.ndarray:
-    """(h, w) in [0, 1] -> (h, w, 3) uint8 RGB."""
-    return cv2.applyColorMap(np.rint(255 * x.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
+def colors(x: np.ndarray, colormap: int = cv2.COLORMAP_VIRIDIS) -> np.ndarray:
+    """(h, w), clamped to [0, 1], in one of OpenCV's colormaps -> (h, w, 3) uint8 RGB."""
+    return cv2.applyColorMap(np.rint(255 * x.clip(0, 1)).astype(np.uint8), colormap)[..., ::-1].copy()

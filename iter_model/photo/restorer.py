@@ -52,6 +52,12 @@ class Restorer:
         side = self.tile or DEFAULT_TILE // self.net.scale
         return min(self.batch, self.batch * side**2 // (size[0] * size[1]))
 
+    def input_of(self, photos: list[Photo]) -> Tensor:
+        """What the network gets of photos of one size: (b, 3, h, w) on its device, transparent pixels filled."""
+        rgb = [p.rgb if p.alpha is None else fill_transparent(p.rgb, p.alpha) for p in photos]
+        whole = torch.from_numpy(rgb[0])[None] if len(rgb) == 1 else torch.from_numpy(np.stack(rgb))
+        return whole.permute(0, 3, 1, 2).to(next(self.net.parameters()).device)
+
     def restore(
         self, photo: Photo, *, progress: OnProgress | None = None, cancelled: Callable[[], bool] | None = None
     ) -> Photo:
@@ -95,9 +101,7 @@ class Restorer:
             if progress is not None:
                 progress(done, total)
 
-        rgb = [p.rgb if p.alpha is None else fill_transparent(p.rgb, p.alpha) for p in photos]
-        whole = torch.from_numpy(rgb[0])[None] if len(rgb) == 1 else torch.from_numpy(np.stack(rgb))
-        lq = whole.permute(0, 3, 1, 2).to(next(self.net.parameters()).device)
+        lq = self.input_of(photos)
         canvases, start_steps = self._restore_within_memory(lq, photos, on_progress, on_retry)
         return [
             Outcome(photo._replace(rgb=_three_channels(canvas.pixels), alpha=self._alpha(photo)), start_step)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from iter_model.photo.maps import colors
+
 # Height and width of a scale before it is enlarged to its map.
 SCALE = 42, 384
 
@@ -39,19 +41,14 @@ def spread(tokens: np.ndarray, shown: tuple[int, int], whole: tuple[int, int], f
 def draw(one: Map) -> np.ndarray:
     """A map below its scale: (H + h, W, 3) uint8."""
     high = one.high or 1.0
-    return np.vstack([_scale(one.values.shape[1], high), _colored(one.values / high)])
-
-
-def _colored(values: np.ndarray) -> np.ndarray:
-    levels = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_MAGMA), cv2.COLOR_BGR2RGB)
+    return np.vstack([_scale(one.values.shape[1], high), colors(one.values / high, cv2.COLORMAP_MAGMA)])
 
 
 def _scale(width: int, high: float) -> np.ndarray:
     """The colors from left to right, with numbers above them; letters grow with the picture."""
     height, side = SCALE
     picture = np.full((height, side, 3), 255, np.uint8)
-    picture[22:38] = _colored(np.linspace(0, 1, side)[None])
+    picture[22:38] = colors(np.linspace(0, 1, side)[None], cv2.COLORMAP_MAGMA)
     for part in (0, 0.5, 1):
         text = f"{high * part:.3g}"
         (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)

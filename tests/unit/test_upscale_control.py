@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_networks import small_iter
 from upscale_stand_ins import names, run
 
 import iter_arch
 from iter_arch.color import match_color
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    iter_arch.save_pretrained(small_iter(), path)
-    return path
+@pytest.fixture
+def model(small_weights):
+    return small_weights
 
 
 @pytest.fixture
