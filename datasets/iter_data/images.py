@@ -83,16 +83,22 @@ def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda err
         except ValueError as error:  # a name with a NUL
             raise UnreadableImage(str(error)) from error
         except OSError as error:
-            reason = error.strerror or str(error)
             if _answers(path):
-                raise UnreadableImage(reason) from error
+                return _read_once(path)  # the folder may have come back since
             if pause is None:
                 raise OSError(
-                    f"{os.path.dirname(path)} has not answered for {sum(PAUSES):g} s ({reason}): bring the folder back "
-                    "and continue with --auto_resume"
+                    f"{os.path.dirname(path)} has not answered for {sum(PAUSES):g} s ({error.strerror or error}): "
+                    "bring the folder back and continue with --auto_resume"
                 ) from error
             on_wait(error)
             time.sleep(pause)
+
+
+def _read_once(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from error
 
 
 def _answers(path: str | Path) -> bool:
@@ -118,11 +124,7 @@ def _answers(path: str | Path) -> bool:
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file to (h, w, 3) uint8 BGR. Raises UnreadableImage, also if it cannot be opened."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
-    return decode_image(data)
+    return decode_image(_read_once(path))
 
 
 def in_threads(work: Callable[[str], Result], paths: list[str]) -> Iterator[Result | UnreadableImage]:

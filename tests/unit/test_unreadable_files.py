@@ -85,6 +85,18 @@ def test_a_folder_that_stays_away_ends_the_run(photo_tree, tmp_path, monkeypatch
     assert dataset.unreadable == []
 
 
+def test_a_folder_that_comes_back_between_two_looks_costs_no_photo(photo_tree, tmp_path, monkeypatch):
+    photo_tree.rename(tmp_path / "away")
+
+    def answers(path):
+        (tmp_path / "away").rename(photo_tree)
+        return True
+
+    monkeypatch.setattr(images, "_answers", answers)
+    path = photo_tree / "set1" / "a.png"
+    assert read_bytes(path) == path.read_bytes()
+
+
 def test_an_empty_mount_point_is_a_folder_that_does_not_answer(photo_tree, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "PAUSES", (0.01,))
     dataset = dataset_of(photo_tree / "set1")
