@@ -11,15 +11,10 @@ from pathlib import Path
 
 from basicsr_compat.patching import is_importing, when_imported
 
-_REGISTERED = [
-    f"{__name__}.{file.stem}"
-    for file in sorted(Path(__file__).parent.glob("*.py"))
-    if file.stem.endswith(("_model", "_loss", "_metric"))
-]
-
-
-# Any of them may be what imports BasicSR; then it has to run to its end first.
-_WATCHED = ["basicsr", "iter_arch", "iter_data", *_REGISTERED]
+_MODULES = [f"{__name__}.{file.stem}" for file in sorted(Path(__file__).parent.glob("*.py")) if file.stem != "__init__"]
+_REGISTERED = [name for name in _MODULES if name.endswith(("_model", "_loss", "_metric"))]
+# Any of them may be what imports BasicSR; it has to run to its end before those are imported that build on it.
+_WATCHED = ["basicsr", "iter_arch", "iter_data", *_MODULES]
 
 
 def _register(imported: types.ModuleType) -> None:

@@ -1,6 +1,7 @@
 """The frame holds: which package may import which, and that importing them does nothing but register."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +46,9 @@ def test_datasets_is_no_package():
     assert not (ROOT / "datasets/__init__.py").exists()
 
 
-def run(code: str, folder: Path) -> str:
-    result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
+def run(code: str, folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -55,6 +57,40 @@ def test_the_checkout_does_not_hide_hugging_faces_datasets():
     code = "import importlib.util; print(importlib.util.find_spec('datasets').origin)"
     origin = Path(run(code, ROOT).strip())
     assert origin.name == "__init__.py" and ROOT / "datasets" not in origin.parents
+
+
+# Importing a module imports its package before: that, and what others have written, is shared by the forks.
+IMPORT_EACH_FIRST = """
+import importlib, os, sys, traceback
+import cv2, lmdb, PIL.Image, requests, scipy.ndimage, scipy.special, scipy.stats, torch, torchvision.models, yaml
+
+package, *names = sys.argv[1:]
+importlib.import_module(package)
+failed = []
+for name in names:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            importlib.import_module(name)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        failed.append(name)
+sys.exit(f"cannot be imported first: {failed}" if failed else 0)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_can_be_imported_first(name, tmp_path):
+    files = [file.relative_to(MODULES[name]).with_suffix("") for file in MODULES[name].rglob("*.py")]
+    names = [".".join([name, *file.parts]) for file in files if file.name not in ("__init__", "__main__")]
+    run(IMPORT_EACH_FIRST, tmp_path, name, *sorted(names))
 
 
 IMPORT_AND_REPORT = """
