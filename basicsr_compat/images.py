@@ -375,7 +375,7 @@ def _metadata(image: Image.Image) -> Metadata:
     return Metadata(
         exif=exif.removeprefix(b"Exif\0\0") or None if isinstance(exif, bytes) else None,
         xmp=xmp if isinstance(xmp, bytes) else None,
-        dpi=tuple(map(float, dpi)) if isinstance(dpi, tuple) and len(dpi) == 2 and min(dpi) > 1 else None,
+        dpi=(float(dpi[0]), float(dpi[1])) if isinstance(dpi, tuple) and len(dpi) == 2 and min(dpi) > 1 else None,
         comment=comment if isinstance(comment, bytes) and image.format == "JPEG" else None,
     )
 

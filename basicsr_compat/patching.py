@@ -173,7 +173,7 @@ def _replace_imported_names(module: types.ModuleType, old: Any, new: Any) -> Non
 class _Hook(importlib.abc.MetaPathFinder):
     """Finds modules as the other finders do, and calls back when they have run; supplies the modules that are gone."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.stand_ins: dict[str, str] = {}
         self._callbacks: dict[str, list[Callable]] = {}
         self._executed: set[str] = set()

@@ -5,7 +5,8 @@ one gain and one offset per channel for the whole image. `wavelet` (the name is 
 is local: the result keeps its detail and takes the low frequencies of the upsampled input.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from itertools import chain
 from typing import Annotated, Literal, Protocol
 
@@ -126,11 +127,10 @@ class _Adain:
 
     def finish(self) -> Iterator[Tensor]:
         count = sum(rows.shape[2] * rows.shape[3] for rows in self.strips)
-        dims = {"dim": (2, 3), "keepdim": True}
-        mean = sum(rows.sum(**dims) for rows in self.strips) / count
-        std = (sum((rows - mean).square().sum(**dims) for rows in self.strips) / count).sqrt()
+        mean = _total(rows.sum((2, 3), keepdim=True) for rows in self.strips) / count
+        variance = _total((rows - mean).square().sum((2, 3), keepdim=True) for rows in self.strips) / count
         target_std, target_mean = torch.std_mean(self.lq, dim=(2, 3), correction=0, keepdim=True)
-        gain = target_std / std.clamp_min(FLAT)
+        gain = target_std / variance.sqrt().clamp_min(FLAT)
         for rows in self.strips:
             yield _gray_where(rows.sub_(mean).mul_(gain).add_(target_mean).clamp_(0, 1), self.lq)
 
@@ -181,6 +181,10 @@ METHODS: dict[str, Callable[[Tensor, tuple[int, int], int], RowMatcher]] = {
 }
 
 
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
+
+
 def _strips(height: int) -> Iterator[tuple[int, int]]:
     for first in range(0, height, STRIP_ROWS):
         yield first, min(first + STRIP_ROWS, height)
@@ -214,7 +218,7 @@ def _upsampler(lq: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         wide = lq[:, :, top:bottom]
         if width != lq.shape[3]:
             wide = F.interpolate(wide, (bottom - top, width), mode="bicubic")
-        return sum(wide[:, :, taps[:, k] - top].mul_(weights[:, k, None]) for k in range(4)).clamp_(0, 1)
+        return _total(wide[:, :, taps[:, k] - top].mul_(weights[:, k, None]) for k in range(4)).clamp_(0, 1)
 
     return rows_of
 

@@ -16,7 +16,7 @@ from iter_arch.restoration import Grid, Prepared, TiledNetworks
 from iter_arch.sampling import OnStep, SamplingConfig, make_generators
 from iter_arch.tiling import pad_to_multiple
 from iter_arch.token_arch import TokenEvaluator, TokenRefiner
-from iter_arch.tokenizer import TokenizerSection, build_tokenizer
+from iter_arch.tokenizer import TokenizerSection, build_tokenizer, has_codes
 
 Options = Mapping[str, Any] | None
 OnRows = Callable[[int, Tensor], None]
@@ -70,7 +70,8 @@ class ITER(nn.Module):
         self.lq_encoder = LQEncoder(scale=scale, factor=self.vqgan.factor, num_codes=num_codes, **(lq_encoder or {}))
         self.refiner = TokenRefiner(num_codes=num_codes, **(refiner or {}))
         self.evaluator = TokenEvaluator(num_codes=num_codes, **(evaluator or {}))
-        windows = {self.vqgan.window, *(m.swin.window for m in (self.lq_encoder, self.refiner, self.evaluator))}
+        stages = (self.lq_encoder.swin, self.refiner.swin, self.evaluator.swin)
+        windows = {self.vqgan.window, *(stage.window for stage in stages)}
         if len(windows) > 1:
             raise ValueError(f"window must be the same in all four networks, not {sorted(windows)}")
         self.window = windows.pop()
@@ -178,7 +179,7 @@ class ITER(nn.Module):
         work = Work(on_progress)
         padded, networks = self._networks(lq, tile, overlap, batch, work)
         work.total = len(lq) * len(networks.tiles) * ENCODE
-        return self._prepare(lq, padded, networks, expected=self._has_codes())
+        return self._prepare(lq, padded, networks, expected=has_codes(self.vqgan))
 
     def _where(
         self,
@@ -230,14 +231,12 @@ class ITER(nn.Module):
 
     def _prepare(self, lq: Tensor, padded: Tensor, networks: TiledNetworks, *, expected: bool) -> Prepared:
         S_l, codes = networks.encode(padded, expected)
-        canvas = Canvas(len(lq), *lq.shape[2:], *S_l.shape[1:], self.vqgan.factor // self.scale)
+        (height, width), (h, w) = lq.shape[2:], S_l.shape[1:]
+        canvas = Canvas(len(lq), height, width, h, w, self.vqgan.factor // self.scale)
         return Prepared(S_l, networks.probability_of_good(S_l), codes, canvas, lq.dtype, networks)
 
-    def _has_codes(self) -> bool:
-        return hasattr(self.vqgan, "quantizer") and hasattr(self.vqgan, "decode_codes")
-
     def _check_fidelity(self, fidelity: float) -> None:
-        if fidelity and not self._has_codes():
+        if fidelity and not has_codes(self.vqgan):
             raise ValueError(
                 f"fidelity={fidelity} must be 0 with a {type(self.vqgan).__name__}, which has no quantizer and "
                 "decode_codes"
@@ -283,7 +282,7 @@ def _gather(rows: Iterator[tuple[int, Tensor]], prepared: Prepared, scale: int, 
 
 def _plain(value: Any) -> Any:
     """Options as plain containers, as a checkpoint's metadata holds them."""
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}

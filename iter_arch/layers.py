@@ -24,7 +24,8 @@ def init_convs(network: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, std=0.0 if module in last else fan_in**-0.5)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class ResBlock(nn.Module):

@@ -1,20 +1,12 @@
-"""Quantizers of the VQGAN: what is between E_H and D_H (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1).
+"""Quantizers of the VQGAN, between E_H and D_H (ITER, arXiv:2312.05616, Sec. 3.1, Eq. 1).
 
-A quantizer is a module with
-
-    num_codes: int                          N
-    dim: int                                d, channels of what it takes and gives
-    tokens(z)        (b, d, h, w) -> (b, h, w) int64 in [0, N)
-    codes(tokens)    (b, h, w) int64 -> (b, d, h, w)
-    forward(z)       (b, d, h, w) -> Quantized
-
-and a row in `QUANTIZERS`; a yml names it under ``vqgan``: ``quantizer: {type: FSQ, levels: [8, 5, 5, 5]}``. One whose
-codes are learned has ``replace(indices, vectors)`` too, so that a training run can start and revive them.
+A new one is a module that has what `Quantizer` lists, and a row in `QUANTIZERS`. A yml names it under ``vqgan``:
+``quantizer: {type: FSQ, levels: [8, 5, 5, 5]}``.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +24,26 @@ class Quantized(NamedTuple):
     codes: Tensor
     tokens: Tensor
     loss: Tensor
+
+
+class Quantizer(Protocol):
+    """num_codes: N; dim: d, the channels of latents and codes.
+
+    A quantizer that learns its codes also has ``replace(indices, vectors)``, so that a training run can start and
+    revive them.
+    """
+
+    num_codes: int
+    dim: int
+
+    def tokens(self, z: Tensor) -> Tensor:
+        """z (b, d, h, w) -> tokens (b, h, w) int64 in [0, N)."""
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """tokens (b, h, w) int64 in [0, N) -> codes (b, d, h, w)."""
+
+    def __call__(self, z: Tensor) -> Quantized:
+        """z (b, d, h, w) -> Quantized."""
 
 
 class VectorQuantizer(nn.Module):
@@ -89,6 +101,9 @@ class FSQ(nn.Module):
             more each: [8, 8, 8] are 512 codes, [8, 5, 5, 5] are 1000.
     """
 
+    sizes: Tensor
+    strides: Tensor
+
     def __init__(self, *, levels: Sequence[Levels] = (8, 8, 8)) -> None:
         super().__init__()
         self.num_codes = math.prod(levels)
@@ -123,14 +138,14 @@ class FSQ(nn.Module):
 
 
 # A new quantizer is one entry.
-QUANTIZERS: dict[str, Callable[..., nn.Module]] = {"VectorQuantizer": VectorQuantizer, "FSQ": FSQ}
+QUANTIZERS: dict[str, Callable[..., Quantizer]] = {"VectorQuantizer": VectorQuantizer, "FSQ": FSQ}
 
 QuantizerSection = Annotated[
     Mapping[str, Any] | None, OneOf("quantizer", QUANTIZERS.get, QUANTIZERS.keys, default="VectorQuantizer")
 ]
 
 
-def build_quantizer(section: Mapping[str, Any] | None) -> nn.Module:
+def build_quantizer(section: Mapping[str, Any] | None) -> Quantizer:
     """The quantizer of a yml's section; `VectorQuantizer` where it names no type.
 
     Raises:
@@ -143,13 +158,13 @@ def build_quantizer(section: Mapping[str, Any] | None) -> nn.Module:
     return QUANTIZERS[name](**options)
 
 
-def all_codes(quantizer: nn.Module, device: torch.device) -> Tensor:
+def all_codes(quantizer: Quantizer, device: torch.device) -> Tensor:
     """The codes of all tokens, (N, d)."""
     every = torch.arange(quantizer.num_codes, device=device)
     return quantizer.codes(every[None, None])[0, :, 0].t()
 
 
-def expected_codes(quantizer: nn.Module, logits: Tensor) -> Tensor:
+def expected_codes(quantizer: Quantizer, logits: Tensor) -> Tensor:
     """Mean of the codes under the softmax of ``logits``: what a single draw loses.
 
     Args:

@@ -5,6 +5,7 @@ Not the networks' own forwards: what does not change while a batch is sampled is
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from iter_arch.regions import Canvas
 from iter_arch.sampling import LogitTiles, OnStep, Sampled, SamplingConfig, sample, start_of, start_of_redraw
 from iter_arch.swin import Biases
 from iter_arch.tiling import Tile, TileIndex, TilePiece, blend, blend_strips, make_tiles, run_tiles
+from iter_arch.tokenizer import CodeTokenizer, has_codes
 
 if TYPE_CHECKING:
     from iter_arch.iter_arch import ITER
@@ -65,11 +67,12 @@ class TiledNetworks:
         unit = self.net.vqgan.factor // self.net.scale
         b, h, w = len(lq), lq.shape[2] // unit, lq.shape[3] // unit
         S_l = torch.empty(b, h, w, dtype=torch.int64, device=lq.device)
-        quantizer = self.net.vqgan.quantizer if with_codes else None
-        expected = torch.empty(b, quantizer.dim if with_codes else 0, h, w, device=lq.device)
+        vqgan = self.net.vqgan
+        quantizer = vqgan.quantizer if with_codes and has_codes(vqgan) else None
+        expected = torch.empty(b, 0 if quantizer is None else quantizer.dim, h, w, device=lq.device)
         for where, logits in self._run(ENCODE, self.net.lq_encoder, lq, factor=unit):
             S_l[where] = logits.argmax(1)
-            if with_codes:
+            if quantizer is not None:
                 expected.movedim(1, -1)[where] = expected_codes(quantizer, logits).movedim(1, -1).to(expected.dtype)
         return Initial(S_l, expected)
 
@@ -148,11 +151,10 @@ class TiledNetworks:
         """
         vqgan = self.net.vqgan
 
-        def blended(tokens: Tensor, expected: Tensor) -> Tensor:
-            codes = widened(vqgan.quantizer.codes(tokens)).lerp(expected, fidelity)
-            return vqgan.decode_codes(codes).clamp(0, 1)
-
-        network, maps = (blended, (tokens, expected)) if fidelity else (vqgan.decode, (tokens,))
+        network: Callable[..., Tensor] = vqgan.decode
+        maps: tuple[Tensor, ...] = (tokens,)
+        if fidelity and has_codes(vqgan):
+            network, maps = partial(_decode_blended, vqgan, fidelity), (tokens, expected)
         pieces = self._counted(DECODE, run_tiles(network, self.tiles, *maps, batch=self.batch))
         if len(self.tiles) == 1:
             yield 0, blend(pieces, self.tiles, len(tokens), factor=vqgan.factor)
@@ -170,6 +172,11 @@ class TiledNetworks:
         for piece in pieces:
             self.work.advance(cost * len(piece[2]))
             yield piece
+
+
+def _decode_blended(vqgan: CodeTokenizer, fidelity: float, tokens: Tensor, expected: Tensor) -> Tensor:
+    codes = widened(vqgan.quantizer.codes(tokens)).lerp(expected, fidelity)
+    return vqgan.decode_codes(codes).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -192,8 +199,9 @@ class Prepared:
         """The batch ``times`` times over, one after the other: for results with other seeds."""
         if times == 1:
             return self
-        maps = (x.repeat(times, *[1] * (x.ndim - 1)) for x in (self.S_l, self.good, self.expected))
-        return Prepared(*maps, self.canvas._replace(images=times * self.canvas.images), self.dtype, self.networks)
+        S_l, good, expected = (x.repeat(times, *[1] * (x.ndim - 1)) for x in (self.S_l, self.good, self.expected))
+        canvas = self.canvas._replace(images=times * self.canvas.images)
+        return replace(self, S_l=S_l, good=good, expected=expected, canvas=canvas)
 
     def for_call(self, net: "ITER", batch: int | None, work: Work) -> TiledNetworks:
         """The networks for one call, whose work does not count what is done already.

@@ -5,6 +5,7 @@ gamma(r) is the masked ratio at r = t/T: gamma(0) = 0, gamma(1) = 1, increasing.
 
 import math
 import re
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ def is_schedule(schedule: str) -> bool:
     """Whether this is the name of a schedule: see SCHEDULE_RULE."""
     power = re.fullmatch(r"pow(\d+(?:\.\d+)?)", schedule) if isinstance(schedule, str) else None
     return schedule in ("cosine", "linear") or (power is not None and float(power[1]) > 0)
+
+
+@overload
+def mask_ratio(schedule: str, r: float) -> float: ...
+
+
+@overload
+def mask_ratio(schedule: str, r: Tensor) -> Tensor: ...
 
 
 def mask_ratio(schedule: str, r: float | Tensor) -> float | Tensor:

@@ -51,7 +51,8 @@ def by_confidence(state: SelectionState) -> Tensor:
 def by_halton(state: SelectionState) -> Tensor:
     """An order of positions with low discrepancy (arXiv:2503.17076), the same for every image."""
     if "halton" not in state.memo:
-        state.memo["halton"] = halton_scores(*state.tokens.shape[1:], state.tokens.device)
+        height, width = state.tokens.shape[1:]
+        state.memo["halton"] = halton_scores(height, width, state.tokens.device)
     return state.memo["halton"].expand(state.tokens.shape)
 
 

@@ -106,6 +106,8 @@ def attention_with_bias_gradient(query: Tensor, key: Tensor, value: Tensor, bias
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows: (b * windows, n, c) -> (b * windows, n, c)."""
 
+    relative_position_index: Tensor
+
     def __init__(self, dim: int, *, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads
@@ -213,6 +215,8 @@ class SwinStage(nn.Module):
         super().__init__()
         dim, self.window = options.dim, options.window
         self.residual = options.residual_groups
+        self.conv_in: nn.Module
+        self.conv_out: nn.Module
         if self.residual:
             self.conv_in = nn.Conv2d(channels, dim, 3, padding=1)
             self.conv_out = nn.Conv2d(dim, channels, 3, padding=1)
@@ -237,9 +241,10 @@ class SwinStage(nn.Module):
                 "pad the image first (iter_arch.tiling.pad_to_multiple)"
             )
         device = next(self.groups.parameters()).device
-        shifts = {block.shift for group in self.groups for block in group.blocks}
+        groups = [[block for block in group.modules() if isinstance(block, SwinBlock)] for group in self.groups]
+        shifts = {block.shift for group in groups for block in group}
         masks = {s: shift_mask(height, width, self.window, s, device) if s else None for s in shifts}
-        return [[block.attn.bias(masks[block.shift]) for block in group.blocks] for group in self.groups]
+        return [[block.attn.bias(masks[block.shift]) for block in group] for group in groups]
 
     def forward(self, x: Tensor, biases: Biases | None = None) -> Tensor:
         """x (b, channels, h, w), h and w multiples of the window -> (b, channels, h, w)."""

@@ -106,7 +106,7 @@ class SwinVQGAN(nn.Module):
 def decode_codes(decoder: nn.Sequential, codes: Tensor) -> Tensor:
     """D_H on codes (b, d, h, w) -> image (b, 3, H, W), at least float32, nominally in [0, 1], not clamped."""
     # bfloat16 has as many steps in [0.5, 1) as in [-1, 1] of the decoder's output: the difference would be lost.
-    return (widened(decoder(codes.to(decoder[0].weight.dtype))) + 1) / 2
+    return (widened(decoder(codes.to(next(decoder.parameters()).dtype))) + 1) / 2
 
 
 def _encoder(widths: Sequence[int], res_blocks: int, dim: int, swin: SwinOptions) -> nn.Sequential:

@@ -6,7 +6,7 @@ token, drawn once, and quotas are those of the whole image: tiles cannot disagre
 """
 
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import torch
@@ -93,10 +93,10 @@ def run_tiles(
         for tile, run in groupby(items[begin : begin + batch], key=lambda item: item[0]):
             images = [image for _, image in run]
             runs.append((tile, slice(images[0], images[-1] + 1)))
-        outputs = network(*(torch.cat([tile.crop(x[images], factor) for tile, images in runs]) for x in maps))
-        sizes = [images.stop - images.start for _, images in runs]
-        for (tile, images), output in zip(runs, outputs.split(sizes), strict=True):
-            yield tile, images, output
+        outputs = network(*(torch.cat([tile.crop(x[where], factor) for tile, where in runs]) for x in maps))
+        sizes = [where.stop - where.start for _, where in runs]
+        for (tile, where), output in zip(runs, outputs.split(sizes), strict=True):
+            yield tile, where, output
 
 
 def feather(axis: list[Span], factor: int, device: torch.device) -> dict[Span, Tensor]:
@@ -135,9 +135,10 @@ def blend_strips(
             yield (where,), output
         return
     width = factor * tiles[-1].columns.stop
-    band, top = None, 0
+    band: Tensor | None = None
+    top = 0
 
-    def finished(stop: int) -> Iterator[tuple[TileIndex, Tensor]]:
+    def finished(band: Tensor, stop: int) -> Iterator[tuple[TileIndex, Tensor]]:
         for first in range(top, stop, STRIP_ROWS * factor):
             last = min(first + STRIP_ROWS * factor, stop)
             yield (slice(None), slice(first, last)), band[:, :, first - top : last - top]
@@ -149,7 +150,7 @@ def blend_strips(
             rows = feather(list(dict.fromkeys(tile.rows for tile in tiles)), factor, output.device)
             columns = feather(list(dict.fromkeys(tile.columns for tile in tiles)), factor, output.device)
         elif start > top:
-            yield from finished(start)
+            yield from finished(band, start)
             kept = max(0, band.shape[2] - (start - top))
             # In place: a second band of the logits of a wide image would be the largest tensor of all.
             band[:, :, :kept] = band[:, :, start - top :].clone()
@@ -158,18 +159,19 @@ def blend_strips(
         weight = rows[tile.rows][:, None] * columns[tile.columns]
         span = slice(factor * tile.columns.start, factor * tile.columns.stop)
         band[where, :, :, span].addcmul_(output.to(band.dtype), weight)
-    yield from finished(factor * tiles[-1].rows.stop)
+    if band is not None:
+        yield from finished(band, factor * tiles[-1].rows.stop)
 
 
 def blend(pieces: Iterator[TilePiece], tiles: list[Tile], images: int, *, factor: int = 1) -> Tensor:
     """`blend_strips` put together: (images, c, factor * h, factor * w)."""
-    total: Tensor | None = None
-    for where, output in blend_strips(pieces, tiles, images, factor=factor):
-        if len(tiles) == 1 and len(output) == images:
-            return output
-        if total is None:
-            height, width = factor * tiles[-1].rows.stop, factor * tiles[-1].columns.stop
-            total = output.new_empty(images, output.shape[1], height, width)
+    strips = blend_strips(pieces, tiles, images, factor=factor)
+    first = next(strips)
+    if len(tiles) == 1 and len(first[1]) == images:
+        return first[1]
+    height, width = factor * tiles[-1].rows.stop, factor * tiles[-1].columns.stop
+    total = first[1].new_empty(images, first[1].shape[1], height, width)
+    for where, output in chain([first], strips):
         # The channels stand between the images and the rows.
         total.movedim(1, -1)[where] = output.movedim(1, -1)
     return total

@@ -5,12 +5,13 @@ lists; a yml names it under ``vqgan``: ``vqgan: {type: MyTokenizer, ...}``.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, TypeGuard
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from basicsr_compat import registered
 from basicsr_compat.schema import OneOf
+from iter_arch.quantizer import Quantizer
 
 DEFAULT = "SwinVQGAN"
 # Pixels of a token's side in the paper, which an LQEncoder of its own is built for; an ITER asks its tokenizer.
@@ -28,19 +29,35 @@ class Encoded(NamedTuple):
 class Tokenizer(Protocol):
     """num_codes: N; factor: pixels of a token's side; window: tokens of the side that grids are multiples of.
 
-    Fidelity above 0 also needs ``quantizer`` (see `iter_arch.quantizer`) and ``decode_codes``: codes (b, d, h, w) ->
-    image as of `decode`, not clamped.
+    Fidelity above 0 needs a `CodeTokenizer`.
     """
 
-    num_codes: int
     factor: int
     window: int
+
+    @property
+    def num_codes(self) -> int:
+        """N."""
 
     def encode(self, image: Tensor) -> Encoded:
         """image (b, 3, H, W) RGB in [0, 1], sides multiples of ``factor * window`` -> Encoded; h = H / factor."""
 
     def decode(self, tokens: Tensor) -> Tensor:
         """tokens (b, h, w) int64 -> image (b, 3, factor * h, factor * w) RGB in [0, 1]."""
+
+
+class CodeTokenizer(Tokenizer, Protocol):
+    """A tokenizer that also decodes codes which are no entries of its codebook."""
+
+    quantizer: Quantizer
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """codes (b, d, h, w) -> image as of `decode`, not clamped."""
+
+
+def has_codes(tokenizer: Tokenizer) -> TypeGuard[CodeTokenizer]:
+    """Whether it is a `CodeTokenizer`."""
+    return hasattr(tokenizer, "quantizer") and hasattr(tokenizer, "decode_codes")
 
 
 PROTOCOL = ("num_codes", "factor", "window", "encode", "decode")
@@ -51,7 +68,7 @@ TokenizerSection = Annotated[
 ]
 
 
-def build_tokenizer(section: Mapping[str, Any] | None) -> nn.Module:
+def build_tokenizer(section: Mapping[str, Any] | None) -> Tokenizer:
     """The tokenizer of a yml's section; `SwinVQGAN` where it names no type.
 
     Raises:

@@ -94,8 +94,8 @@ class _Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0
+        self.mean = torch.zeros(())
+        self.squares = torch.zeros(())
 
     def add(self, image: Tensor) -> None:
         self.count += 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, PpmImagePlugin, TiffImagePlugin
 
 from basicsr_compat.image_files.errors import UnreadableImage
 
@@ -26,7 +26,7 @@ STRUCTURE |= {*range(529, 533), 700, 34675}
 _MOST_ABOVE_ONE = 0.01
 
 
-def identify(file: io.BufferedIOBase) -> Image.Image:
+def identify(file: IO[bytes]) -> Image.Image:
     """Image.open without its limit, a global of Pillow's, and without its warning at half of that.
 
     Raises:
@@ -77,13 +77,13 @@ def channels(image: Image.Image, data: bytes, profile: bytes | None) -> tuple[np
 def decode_by_opencv(data: bytes, bits: int = 16) -> tuple[np.ndarray, bool]:
     """Pixels of a file of over 8 bits per channel, and whether they are gray; see `channels`."""
     with _quiet_opencv():
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    kind = getattr(pixels, "dtype", None)
-    if kind in (np.float32, np.float64):
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels: np.ndarray = np.empty(0, np.uint8) if found is None else np.asarray(found)
+    if pixels.dtype in (np.float32, np.float64):
         pixels = _unit_range(pixels)
-    elif kind == np.uint32:
+    elif pixels.dtype == np.uint32:
         pixels = (pixels >> 16).astype(np.uint16)
-    elif kind != np.uint16:
+    elif pixels.dtype != np.uint16:
         raise UnreadableImage(
             f"{bits} bits per channel of this kind cannot be read; save it with 8 or 16 bits per channel"
         )
@@ -117,7 +117,7 @@ def tiff_exif(image: Image.Image) -> bytes | None:
     return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else None
 
 
-def _heif(file: io.BufferedIOBase) -> Image.Image:
+def _heif(file: IO[bytes]) -> Image.Image:
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
@@ -126,7 +126,7 @@ def _heif(file: io.BufferedIOBase) -> Image.Image:
     return HeifImageFile(file, "")
 
 
-def _is_targa(file: io.BufferedIOBase) -> bool:
+def _is_targa(file: IO[bytes]) -> bool:
     """Whether a file ends as TGA files do: they do not begin with anything that tells."""
     footer = b"TRUEVISION-XFILE.\0"
     if file.seek(0, io.SEEK_END) < 18 + len(footer):
@@ -139,9 +139,9 @@ def _bits(image: Image.Image, data: bytes) -> int:
     """Bits a channel."""
     if image.format == "PNG":
         return data[24]
-    if image.format == "TIFF":
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         return max(image.tag_v2.get(_TIFF_BITS, (1,)))
-    if image.format == "PPM" and image.tile and isinstance(image.tile[0].args, tuple):
+    if isinstance(image, PpmImagePlugin.PpmImageFile) and image.tile and isinstance(image.tile[0].args, tuple):
         return 16 if image.tile[0].args[-1] > 255 else 8
     return 16 if image.mode[0] in "IF" else 8
 
@@ -161,21 +161,23 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     target = ImageCms.createProfile("sRGB")
     with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
         if image.mode == "LAB":
-            return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), target, outputMode="RGB")
+            lab = ImageCms.createProfile("LAB")
+            return ImageCms.buildTransform(lab, target, "LAB", "RGB").apply(image)
         if profile is not None:
             return _transformed(image, profile)
     return image.convert("RGB")
 
 
 def _transformed(image: Image.Image, profile: bytes) -> Image.Image:
-    return ImageCms.profileToProfile(
-        image,
+    transform = ImageCms.buildTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)),
         ImageCms.createProfile("sRGB"),
+        image.mode,
+        "RGB",
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        outputMode="RGB",
         flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
+    return transform.apply(image)
 
 
 def _through_other_profile(pixels: np.ndarray, is_gray: bool, profile: bytes, space: bytes) -> np.ndarray:

@@ -80,7 +80,8 @@ def missing_options(opt: dict, is_train: bool) -> Iterator[str]:
         required += ["train", "train.total_iter", "datasets.train", "datasets.train.batch_size_per_gpu"]
         required += ["datasets.train.num_worker_per_gpu"]
     for where in required:
-        value, absent = opt, None
+        value: Any = opt
+        absent = None
         for depth, key in enumerate(where.split("."), 1):
             value = value.get(key) if isinstance(value, dict) else None
             if value is None:

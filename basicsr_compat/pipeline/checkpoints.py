@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -86,7 +86,8 @@ def save_network(
     """
     if current_iter == "best" and net_label != "net_g":
         return
-    nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
+    nets = net if isinstance(net, list) else [net]
+    keys = param_key if isinstance(param_key, list) else [param_key]
     if len(nets) != len(keys):
         raise ValueError(f"{len(nets)} networks for {len(keys)} keys {keys}: the numbers must be the same")
     content = dict(record)
@@ -120,7 +121,7 @@ def save_training_state(model: BaseModel, epoch: int, current_iter: int | str) -
     if hasattr(model, "training_state"):
         own["model"] = _on_cpu(model.training_state(current_iter))
     rank, world_size = get_dist_info()
-    ranks = [own]
+    ranks: list[dict[str, Any] | None] | None = [own]
     if world_size > 1:
         ranks = [None] * world_size if rank == 0 else None
         torch.distributed.gather_object(own, ranks)
@@ -154,7 +155,7 @@ def save_training_state(model: BaseModel, epoch: int, current_iter: int | str) -
     prune(model.opt, current_iter)
 
 
-def _is_iteration(current_iter: int | str) -> bool:
+def _is_iteration(current_iter: int | str) -> TypeGuard[int]:
     """Whether a checkpoint is one of many, of an iteration, and not the outcome of the training (-1) or the best."""
     return isinstance(current_iter, int) and current_iter != -1
 

@@ -7,10 +7,10 @@ import contextlib
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from basicsr.data import build_dataloader, build_dataset
@@ -22,14 +22,14 @@ from basicsr_compat.files import require_present
 from basicsr_compat.images import UnreadableImage, printable
 from basicsr_compat.pipeline.image_names import image_names
 from basicsr_compat.pipeline.naming import naming
-from basicsr_compat.pipeline.randomness import ResumableSampler, SeededItems
+from basicsr_compat.pipeline.randomness import Items, ResumableSampler, SeededItems
 from basicsr_compat.pipeline.stops import obeys_its_parent_alone
 from basicsr_compat.schema import OptionProblems
 
 # ------------------------------------------------------------------------------------------- sets
 
 
-def build_set(phase: str, section: dict[str, Any]) -> Dataset:
+def build_set(phase: str, section: dict[str, Any]) -> Items:
     """The data set of a section of the options.
 
     Raises OptionProblems where it cannot be built, and where it is empty: BasicSR trains on an empty folder for 0
@@ -90,7 +90,7 @@ def training_loader(opt: dict[str, Any]) -> tuple[DataLoader, ResumableSampler]:
     return loader, sampler
 
 
-def batches(loader: DataLoader, opt: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def batches(loader: DataLoader, opt: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
     """The batches of an epoch, fetched ahead as datasets.train.prefetch_mode says; to be closed where it is left."""
     section = opt["datasets"]["train"]
     mode = section.get("prefetch_mode")
@@ -117,7 +117,7 @@ class PrefetchThread(threading.Thread):
 
     def __init__(self, loader: DataLoader, size: int) -> None:
         super().__init__(daemon=True)
-        self.loader: DataLoader | None = loader
+        self.loader = loader
         self.queue: queue.Queue = queue.Queue(size)
         self._stopping = threading.Event()
         atexit.register(self.stop)
@@ -131,7 +131,7 @@ class PrefetchThread(threading.Thread):
                     break
         except BaseException as error:
             last = _Failed(error)
-        self.loader = None  # ends the loader's workers
+        del self.loader  # ends the loader's workers
         self._hand_over(last)
 
     def _hand_over(self, batch: Any) -> bool:
@@ -161,7 +161,7 @@ class _Failed:
         self.error = error
 
 
-def name_replaced_images(dataset: Dataset, world_size: int) -> None:
+def name_replaced_images(dataset: Items, world_size: int) -> None:
     """Log at the end which photos could not be read and were replaced, on all ranks."""
     own = list(getattr(dataset, "unreadable", ()))
     parts = [own]
@@ -190,7 +190,7 @@ def validation_loader(phase: str, opt: dict[str, Any], check_stop: Callable[[], 
 class ReadableItems(Dataset):
     """Items of a validation or test set; {"unreadable": reason} for one that cannot be used."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Items) -> None:
         self.dataset = dataset
         self.scale = getattr(dataset, "opt", {}).get("scale")
 
@@ -227,8 +227,9 @@ class ReadableLoader:
     """
 
     def __init__(self, loader: DataLoader, check_stop: Callable[[], None] | None = None) -> None:
-        self.dataset, self.num_workers = loader.dataset, loader.num_workers
-        self.items = ReadableItems(loader.dataset)
+        self.dataset = cast(Items, loader.dataset)  # PyTorch's type has no length
+        self.num_workers = loader.num_workers
+        self.items = ReadableItems(self.dataset)
         self.skipped: list[str] = []
         self.name = ""
         self.check_stop = check_stop or (lambda: None)

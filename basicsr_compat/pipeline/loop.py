@@ -38,7 +38,7 @@ from basicsr_compat.pipeline.distributed import Watch, join
 from basicsr_compat.pipeline.folders import RunFolders
 from basicsr_compat.pipeline.naming import naming
 from basicsr_compat.pipeline.randomness import ResumableSampler, global_randomness_kept
-from basicsr_compat.pipeline.stops import Stops, ValidationStopped
+from basicsr_compat.pipeline.stops import Stop, Stops, ValidationStopped
 from basicsr_compat.schema import OptionProblems, format_error
 
 
@@ -104,14 +104,14 @@ def train(opt: dict[str, Any], args: argparse.Namespace, run: Run) -> int:
             _resume(training, state)
         started = time.time()
         _iterate(training)
-        if run.stops.due():
-            code = _stop(training)
+        if stop := run.stops.due():
+            code = _stop(training, stop)
         else:
             passed = datetime.timedelta(seconds=int(time.time() - started))
             logger.info(f"End of training. Time consumed: {passed}\nSave the latest model.")
             model.save(epoch=-1, current_iter=-1)  # -1 stands for the latest
             _validate(training)
-            name_replaced_images(loader.dataset.dataset, opt["world_size"])
+            name_replaced_images(sampler.dataset, opt["world_size"])
             code = run.stops.exit_code()  # not 0 where a signal cut the last validation short
         if tb_logger:
             tb_logger.close()
@@ -204,9 +204,9 @@ def _validate(training: Training) -> None:
             save_best(model, opt["val"], now)
 
 
-def _stop(training: Training) -> int:
+def _stop(training: Training, stop: Stop) -> int:
     """The end that a signal asked for: what the iteration leaves is saved. Returns the exit code."""
-    opt, now, stop = training.opt, training.iteration, training.run.stops.agreed
+    opt, now = training.opt, training.iteration
     name, logger = stop.name, training.logger
     if now > stop.iteration:
         logger.error(f"{name}: this process was past iteration {stop.iteration} before it knew of the stop; nothing "

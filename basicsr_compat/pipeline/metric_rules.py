@@ -22,15 +22,16 @@ def better_of(section: Mapping[str, Any]) -> str | None:
 
 def key_metric_problems(opt: dict) -> Iterator[str]:
     val = opt.get("val") or {}
-    metrics = val.get("metrics")
-    name, known = val.get("key_metric"), list(metrics) if isinstance(metrics, dict) else []
+    name, known = val.get("key_metric"), val.get("metrics")
+    if not isinstance(known, dict):
+        known = {}
     if name is not None and name not in known:
         yield (
             f"val.key_metric={format_value(name)} must be the name of one of val.metrics: "
             f"{', '.join(map(str, known)) or 'there are none'}{nearest(name, known)}"
         )
-    elif name is not None and isinstance(metrics[name], dict) and better_of(metrics[name]) is None:
+    elif name is not None and isinstance(known[name], dict) and better_of(known[name]) is None:
         yield (
             f"val.metrics.{name}.better is missing: val.key_metric keeps the best model, and "
-            f"{format_value(metrics[name].get('type'))} does not say whether higher or lower is better"
+            f"{format_value(known[name].get('type'))} does not say whether higher or lower is better"
         )

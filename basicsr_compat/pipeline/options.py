@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -31,7 +32,7 @@ def _fill_in(opt: dict, is_train: bool) -> None:
     """Set the defaults of options that BasicSR reads without one: a missing key is a bare KeyError there."""
     opt.setdefault("num_gpu", "auto")
     opt.setdefault("manual_seed", None)
-    defaults = {"path": {}, "logger": {"use_tb_logger": False}}
+    defaults: dict[str, dict[str, Any]] = {"path": {}, "logger": {"use_tb_logger": False}}
     if is_train:
         defaults["path"] = {"resume_state": None}
         defaults["logger"].update(print_freq=100, save_checkpoint_freq=5000, keep_last=None)

@@ -13,7 +13,7 @@ import math
 import random
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ def derive_seed(purpose: str, *numbers: int) -> int:
 
 def random_state() -> dict[str, Any]:
     """State of the global generators of Python, NumPy and torch, as tensors and plain containers."""
-    kind, keys, *rest = np.random.get_state()
+    numpy_state = np.random.get_state()
+    assert isinstance(numpy_state, tuple)  # of the legacy form, the default
+    kind, keys, *rest = numpy_state
     state = {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest), "torch": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -97,10 +99,18 @@ class ResumableSampler(EnlargedSampler):
             yield indices[position], derive_seed("item", self.manual_seed, self.epoch, place)
 
 
+class Items(Protocol):
+    """A data set whose length is known."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 class SeededItems(torch.utils.data.Dataset):
     """Items of any training set, each drawn from global generators seeded by the sampler for it alone."""
 
-    def __init__(self, dataset: torch.utils.data.Dataset):
+    def __init__(self, dataset: Items) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:

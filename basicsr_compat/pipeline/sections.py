@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from basicsr_compat.schema import OneOf, format_error, format_key, format_value, nearest, problems_in
@@ -17,8 +17,8 @@ def type_in(kind: str, **further: Any) -> OneOf:
     return OneOf(f"registered {kind}", lambda name: find_type(kind, name), lambda: _registry(kind).keys(), **further)
 
 
-def find_type(kind: str, name: object) -> Callable[..., Any] | None:
-    """What BasicSR's registry of this kind has by a name; None where it has nothing."""
+def find_type(kind: str, name: object) -> Any:
+    """The class or function of this name in BasicSR's registry of a kind; None where there is none."""
     if not isinstance(name, str):
         return None
     registry = _registry(kind)

@@ -57,19 +57,21 @@ class Stops:
         # No collective, which a GPU would wait for: one look into the launcher's key-value store.
         store, key = key_value_store(), "basicsr/stop"
         if self.signal is not None:
-            proposal = f"{self._common_iteration()} {self.signal}"
+            proposal = f"{self._common_iteration(self.iteration)} {self.signal}"
             self.agreed = Stop(*map(int, store.compare_set(key, "", proposal).split()))
         elif store.check([key]):
             self.agreed = Stop(*map(int, store.get(key).split()))
         return self.agreed is not None
 
-    def _common_iteration(self) -> int:
+    def _common_iteration(self, current: int) -> int:
         """An iteration that no rank can have ended: the next whose gradients are synchronized."""
-        return ((self.iteration + self._ahead) // self._accumulate + 1) * self._accumulate
+        return ((current + self._ahead) // self._accumulate + 1) * self._accumulate
 
-    def due(self) -> bool:
-        """Whether the training ends after the iteration that ran last."""
-        return self.wanted() and self.iteration >= self.agreed.iteration
+    def due(self) -> Stop | None:
+        """The agreed stop, if the training ends after the iteration that ran last."""
+        if not self.wanted() or self.agreed is None or self.iteration is None:
+            return None
+        return self.agreed if self.iteration >= self.agreed.iteration else None
 
     def check(self) -> None:
         """Raise ValidationStopped where a stop is wanted."""

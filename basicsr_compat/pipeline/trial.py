@@ -20,10 +20,11 @@ from basicsr.models import build_model
 from basicsr.utils import tensor2img
 from basicsr.utils.misc import set_random_seed
 from PIL import Image
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from basicsr_compat.pipeline.data import build_set
 from basicsr_compat.pipeline.options import examine
+from basicsr_compat.pipeline.randomness import Items
 from basicsr_compat.pipeline.sections import build_on_meta
 from basicsr_compat.schema import OptionProblems, format_error
 
@@ -104,10 +105,10 @@ def check(
         opt |= {"num_gpu": min(opt["num_gpu"], 1), "rank": 0, "world_size": 1}
         if opt["manual_seed"] is None:
             opt["manual_seed"] = 0
-        (_step if opt["is_train"] else _restore)(opt, sets, report)
+        (_step if opt["is_train"] else _restore)(opt, [one for one in sets if one is not None], report)
 
 
-def _why_not(sets: list[Dataset | None], problems: list[str], missing: list[str], report: Report) -> str | None:
+def _why_not(sets: list[Items | None], problems: list[str], missing: list[str], report: Report) -> str | None:
     """Why no batch can be put through."""
     if problems:
         return "the options are wrong"
@@ -118,10 +119,11 @@ def _why_not(sets: list[Dataset | None], problems: list[str], missing: list[str]
     return "see the problems above" if report.problems else None
 
 
-def _dataset(opt: dict, phase: str, report: Report) -> Dataset | None:
+def _dataset(opt: dict, phase: str, report: Report) -> Items | None:
     where = f"datasets.{phase}"
     if report.touches(where):
-        return report.skipped(where, "see the problems above")
+        report.skipped(where, "see the problems above")
+        return None
     with report.trying(where):
         dataset = build_set(phase, opt["datasets"][phase])
         report.good(where, f"{len(dataset)} images")
@@ -163,7 +165,7 @@ def _build(where: str, section: dict, build: Callable[[dict], object], report: R
         report.good(where, section["type"])
 
 
-def _step(opt: dict, sets: list[Dataset], report: Report) -> None:
+def _step(opt: dict, sets: list[Items], report: Report) -> None:
     """One step of the training on images of its data set."""
     options, dataset = opt["datasets"]["train"], sets[0]
     size, ratio = options["batch_size_per_gpu"], options.get("dataset_enlarge_ratio", 1)
@@ -196,7 +198,7 @@ def _step(opt: dict, sets: list[Dataset], report: Report) -> None:
     report.good("batch", f"one step of {size} images in {seconds:.1f} s on {model.device}: {losses}")
 
 
-def _restore(opt: dict, sets: list[Dataset], report: Report) -> None:
+def _restore(opt: dict, sets: list[Items], report: Report) -> None:
     """The smallest image of the first data set."""
     set_random_seed(opt["manual_seed"])
     model = build_model(opt)
@@ -221,7 +223,7 @@ def _smallest(dataset: Any) -> int:
     """Index of the image with the fewest pixels; 0 where the data set does not name files."""
 
     def pixels(entry: Any) -> int:
-        path = entry.get("lq_path") if isinstance(entry, dict) else entry
+        path: Any = entry.get("lq_path") if isinstance(entry, dict) else entry
         with Image.open(path) as image:
             return image.width * image.height
 

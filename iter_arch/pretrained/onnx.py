@@ -125,7 +125,7 @@ def _program(part: Exported) -> torch.onnx.ONNXProgram:
         warnings.simplefilter("ignore")  # of PyTorch's own internals
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         try:
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 part.network.eval(),
                 kwargs=part.inputs,
                 dynamo=True,
@@ -136,3 +136,5 @@ def _program(part: Exported) -> torch.onnx.ONNXProgram:
             )
         finally:
             logging.getLogger("torch.onnx").setLevel(level)
+    assert program is not None  # as without dynamo
+    return program

@@ -6,7 +6,7 @@ and the two halves of the mixing layer are one. Both directions only rename, tra
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -137,7 +137,7 @@ def _matches(pattern: str, keys: Iterable[str]) -> set[tuple[str, ...]]:
     return {match.groups() for match in (re.match(pattern, key) for key in keys) if match}
 
 
-def _names(vqgan_stages: Iterable[tuple[str, str]], stages: int) -> Names:
+def _names(vqgan_stages: Iterable[Sequence[str]], stages: int) -> Names:
     """Names of all modules.
 
     Args:
