@@ -19,6 +19,7 @@ import torch
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.misc import set_random_seed
 
+from basicsr_compat.rendezvous import meet
 from basicsr_compat.schema import OptionProblems, Positive, Rule, format_error, read_section
 
 
@@ -114,9 +115,7 @@ def init_process_group(launcher: str, section: dict[str, Any], on_gpu: bool) -> 
         local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     timeout = datetime.timedelta(seconds=settings.timeout)
-    store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=timeout))
-    # After a restart by torchrun the store still has the addresses of the processes that died.
-    store = torch.distributed.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    store, rank, world_size = meet(timeout)
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 

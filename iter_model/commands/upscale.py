@@ -59,27 +59,39 @@ def run(args: argparse.Namespace) -> int:
     """
     from iter_model.photo.controlled import Controls, restore_controlled
     from iter_model.photo.jobs import restore_files
+    from iter_model.photo.processes import Processes, Refused
     from iter_model.photo.progress import Reporter
 
     args.output = args.output.expanduser()
-    reporter = Reporter(quiet=args.quiet, as_json=args.json)
+    processes = Processes.of_torchrun()
+    reporter = Reporter(quiet=args.quiet, as_json=args.json, processes=processes)
     try:
         try:
-            output, planned = _output(args), _plan(args)
-            restorers = make_restorers(args)
+            given = None if processes.is_first else processes.hear()
+            output, planned = _output(args), given[0] if given else _plan(args)
+            restorers = make_restorers(args, processes.local_rank)
             controls = Controls.of(args, planned.jobs) if is_asked_for(args) else None
-            _prepare_folders(args.output, planned)
+            if given is None:
+                _prepare_folders(args.output, planned)
+        except Refused:
+            return 2
         except (ValueError, OSError) as error:
+            processes.refuse()
             print(f"basicsr upscale: error: {error}", file=sys.stderr)
             return 2
-        _announce(args, planned, reporter)
-        jobs = _left_to_do(args, planned, reporter)
+        if given is None:
+            _announce(args, planned, reporter)
+        jobs = given[1] if given else _left_to_do(args, planned, reporter)
+        if given is None:
+            processes.tell((planned, jobs))
         if controls is not None:
-            failed = restore_controlled(restorers[0], jobs, controls, reporter.warn)
+            failed = restore_controlled(restorers[0], processes.share(jobs), controls, reporter.warn)
         else:
-            failed = restore_files(restorers, jobs, output, reporter)
+            failed = restore_files(restorers, jobs, output, reporter, processes)
+        failed = processes.total(failed)  # torchrun ends all of them as soon as one ends with an error
     except KeyboardInterrupt:
-        print(f"interrupted; images finished so far are in {args.output}", file=sys.stderr)
+        if processes.is_first:
+            print(f"interrupted; images finished so far are in {args.output}", file=sys.stderr)
         return 130
     images = "1 image" if len(jobs) == 1 else f"{len(jobs)} images"
     some = f" ({failed} failed)" if failed else ""
@@ -87,8 +99,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def make_restorers(args: argparse.Namespace) -> list[Restorer]:
-    """A restorer for each device, of what `add_arguments` declares. Raises ValueError or OSError."""
+def make_restorers(args: argparse.Namespace, local_rank: int | None = None) -> list[Restorer]:
+    """A restorer for each device, of what `add_arguments` declares. Raises ValueError or OSError.
+
+    local_rank: number of this process among those of this machine, see `choose_devices`.
+    """
     import copy
 
     from iter_arch import SamplingConfig
@@ -101,7 +116,7 @@ def make_restorers(args: argparse.Namespace) -> list[Restorer]:
     sampling_config(args, SamplingConfig())  # a problem shows before the model is loaded or downloaded
     check_levels(args.color_levels, "--color-levels")
     size = _size(args)
-    devices = choose_devices(args.device)
+    devices = choose_devices(args.device, local_rank)
     dtypes = [choose_dtype(args.precision, device) for device in devices]
     loaded = load_network(args.model)
     config = sampling_config(args, loaded.sampling) if hasattr(loaded, "sampling") else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Controls:
         return found[0]
 
 
-def restore_controlled(restorer: Restorer, jobs: list[Job], controls: Controls, say: Callable[[str], None]) -> int:
+def restore_controlled(restorer: Restorer, jobs: Iterable[Job], controls: Controls, say: Callable[[str], None]) -> int:
     """Restore every source of ``jobs``, name those that fail with ``say``, and count them."""
     failed = 0
     for job in jobs:

@@ -13,16 +13,19 @@ DEFAULT_TILE = 512
 DEFAULT_BATCH = 16
 
 
-def choose_devices(names: str) -> list[torch.device]:
+def choose_devices(names: str, local_rank: int | None = None) -> list[torch.device]:
     """The devices of --device, 'auto', 'cpu', 'mps', 'cuda', 'cuda:N' or several of them with commas between.
+
+    local_rank: number of this process among those that share the photos on this machine; each has a GPU of its own
+        where there are enough and none is named.
 
     Raises:
         ValueError: there is no such device here; says which there are.
     """
-    return [choose_device(name.strip()) for name in names.split(",")]
+    return [choose_device(name.strip(), local_rank) for name in names.split(",")]
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     """One device by name; 'auto' is the first GPU, else Apple's, else the CPU. Raises ValueError, as above."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -37,6 +40,8 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"--device={name} must be below cuda:{torch.cuda.device_count()}, the number of GPUs here")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device=mps: PyTorch finds no Apple GPU here; use --device=cpu or --device=auto")
+    if kind == "cuda" and not index and local_rank is not None:
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
     return torch.device(name)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from basicsr_compat.images import MAX_PIXELS, Frame, Metadata, Photo, read_frames
 from iter_model.photo.folders import Job
 from iter_model.photo.metadata import corrected
+from iter_model.photo.processes import Processes
 from iter_model.photo.progress import Reporter
 from iter_model.photo.reader import FAILURES, Item, grouped, read_ahead
 from iter_model.photo.restorer import Restorer
@@ -45,7 +46,11 @@ class Result(NamedTuple):
 
 
 def restore_files(
-    restorers: Sequence[Restorer], jobs: Sequence[Job], output: Output | None = None, reporter: Reporter | None = None
+    restorers: Sequence[Restorer],
+    jobs: Sequence[Job],
+    output: Output | None = None,
+    reporter: Reporter | None = None,
+    processes: Processes | None = None,
 ) -> int:
     """Restore every source of ``jobs`` to its target; name those that fail, and count them.
 
@@ -58,18 +63,19 @@ def restore_files(
         jobs: the suffix of each target is the kind of file that is written, one of `WRITERS`.
         output: how results are written.
         reporter: told of every photo.
+        processes: those that share ``jobs``; this one restores its share.
 
     Returns:
-        How many failed.
+        How many failed here.
     """
-    output, reporter = output or Output(), reporter or Reporter()
+    output, reporter, processes = output or Output(), reporter or Reporter(), processes or Processes()
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
     behind = _WriteBehind(writer, output, reporter)
     workers = _Workers(restorers, output, reporter)
     reporter.begin(len(jobs))
     try:
         ahead = max(READ_AHEAD, *(restorer.batch for restorer in restorers))
-        items = read_ahead(reader, jobs, ahead, output.max_pixels)
+        items = read_ahead(reader, processes.share(jobs), ahead, output.max_pixels)
         for group in grouped(items, workers.images_together):
             workers.begin(group)
             while workers.are_busy:

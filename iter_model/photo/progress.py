@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from basicsr_compat.images import UnreadableImage, printable
 from iter_arch.progress import OnProgress
+from iter_model.photo.processes import Processes
 
 # Seconds that a photo takes before it gets a bar of its own.
 LARGE_PHOTO = 2
@@ -22,16 +23,19 @@ class Reporter:
     Args:
         quiet: no bars, no summary, nothing but what failed.
         as_json: a line with a JSON object per photo to stdout, and no summary.
+        processes: those that share the photos. Bars and what concerns all photos come from the first alone, what
+            concerns one photo from the process that restores it.
     """
 
-    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, as_json: bool = False, processes: Processes | None = None) -> None:
         self.quiet = quiet
         self.as_json = as_json
+        self.processes = processes or Processes()
         self._bar: tqdm | None = None
 
     def begin(self, count: int) -> None:
         """Show the progress over this many photos, on a terminal."""
-        self._bar = tqdm(total=count, desc="upscale", unit="image", disable=True if self.quiet else None)
+        self._bar = tqdm(total=count, desc="upscale", unit="image", disable=self._hides_bars)
 
     def end(self) -> None:
         """Take the bar away."""
@@ -47,7 +51,7 @@ class Reporter:
             leave=False,
             delay=LARGE_PHOTO,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
-            disable=True if self.quiet else None,
+            disable=self._hides_bars,
         )
 
         def show(done: int, total: int) -> None:
@@ -86,12 +90,18 @@ class Reporter:
 
     def summary(self, message: str) -> None:
         """Print the last line, to stdout."""
-        if not self.quiet and not self.as_json:
+        if not self.quiet and not self.as_json and self.processes.is_first:
             print(message)
 
+    @property
+    def _hides_bars(self) -> bool | None:
+        """None: where this is no terminal."""
+        return True if self.quiet or not self.processes.is_first else None
+
     def _advance(self) -> None:
+        done = self.processes.count_done()
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(done - self._bar.n)
 
     def _object(self, **facts: Any) -> None:
         if self.as_json:
