@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile, ImageSequence
+from PIL import ExifTags, Image, ImageFile, ImageSequence, TiffImagePlugin
 
 from basicsr_compat.image_files import jpeg, pixels, png
 from basicsr_compat.image_files.errors import UnreadableImage
@@ -32,6 +33,7 @@ SUFFIXES = tuple(
 # Twice Pillow's own limit: 0.5 GB as 8-bit RGB, 2 GB as float32. A file of a few MB may hold more.
 MAX_PIXELS = 178_956_970
 _KINDS = {"JPEG": "jpg", "JPEG2000": "jp2"}
+_T = TypeVar("_T")
 
 
 class Metadata(NamedTuple):
@@ -221,7 +223,7 @@ def _photo(decoded: _Decoded) -> Photo:
     )
 
 
-def _of_file(path: str | os.PathLike, read: Any) -> Any:
+def _of_file(path: str | os.PathLike, read: Callable[[bytes], _T]) -> _T:
     """What `read` makes of a file's content; UnreadableImage names it."""
     try:
         data = Path(path).read_bytes()
@@ -232,7 +234,8 @@ def _of_file(path: str | os.PathLike, read: Any) -> Any:
     return _named(path, lambda: read(data))
 
 
-def _named(source: Any, read: Any) -> Any:
+def _named(source: bytes | str | os.PathLike, read: Callable[[], _T]) -> _T:
+    """What `read` returns; an UnreadableImage that it raises names the source, if that is a path."""
     try:
         return read()
     except UnreadableImage as error:
@@ -262,7 +265,7 @@ class _damage_named:
         # pyiqa switches this on for the whole process; half a photo must not pass for a photo.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         # What Pillow's parsers raise on arbitrary bytes has no common base.
         if not isinstance(error, Exception) or isinstance(error, UnreadableImage):
             return
@@ -301,12 +304,10 @@ def _decode_deep_tiff(data: bytes, max_pixels: int) -> _Decoded:
         raise UnreadableImage("it is not an image of a known kind, or damaged at its start") from error
     _check_size(*size, max_pixels)
     found, is_gray = pixels.decode_by_opencv(data, 32)
-    profile = tags.get(34675)
-    fits = isinstance(profile, bytes) and profile[16:20] == (b"GRAY" if is_gray else b"RGB ")
-    xmp = tags.get(700)
-    return _Decoded(
-        found, is_gray, profile if fits else None, Metadata(xmp=xmp if isinstance(xmp, bytes) else None), "tiff"
-    )
+    profile = pixels.tiff_bytes(tags, TiffImagePlugin.ICCPROFILE)
+    if profile is not None and profile[16:20] != (b"GRAY" if is_gray else b"RGB "):
+        profile = None
+    return _Decoded(found, is_gray, profile, Metadata(xmp=pixels.tiff_bytes(tags, TiffImagePlugin.XMP)), "tiff")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -383,7 +384,7 @@ def _metadata(image: Image.Image) -> Metadata:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8, still to be applied; both decoders have already applied that of TIFF."""
     try:
-        return image.getexif().get(0x0112, 1)
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as in _damage_named; broken metadata does not spoil the pixels
         return 1
 

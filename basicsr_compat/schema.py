@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 __all__ = [
     "Count",
+    "Declared",
     "KeyOf",
     "Layers",
     "Natural",
@@ -26,6 +27,8 @@ __all__ = [
     "Probability",
     "Rule",
     "Weight",
+    "declared",
+    "describe",
     "problems_in",
     "nearest",
     "read_section",
@@ -64,9 +67,11 @@ class KeyOf:
 
     @property
     def text(self) -> str:
+        """As `Rule.text`."""
         return f"one of {', '.join(self.table)}"
 
     def holds(self, value: Any) -> bool:
+        """As `Rule.holds`."""
         return value in self.table
 
 
@@ -163,7 +168,7 @@ def problems_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
     section = _section_of(annotation)
     if section is None:
         if not _fits(value, annotation):
-            yield f"{where}={format_value(value)} must be {_described(annotation)}"
+            yield f"{where}={format_value(value)} must be {describe(annotation)}"
     elif value is None and _fits(None, annotation):
         return
     elif not isinstance(value, Mapping):
@@ -195,7 +200,7 @@ def section_problems(
         also: keys that others read, with their annotations.
         swallows: whether `**kwargs` of the function are thrown away instead of used.
     """
-    known, required, open_ended = _fields(declaration)
+    known, required, open_ended = declared(declaration)
     known = {key: annotation for key, annotation in known.items() if key not in without} | dict(also)
     prefix = f"{where}." if where else ""
     for key, value in section.items():
@@ -206,12 +211,12 @@ def section_problems(
             yield f"{prefix}{format_key(key)} is not an option{hint}"
     for key in known:
         if key in required and key not in section:
-            yield f"{prefix}{key} is missing: it must be {_described(known[key])}"
+            yield f"{prefix}{key} is missing: it must be {describe(known[key])}"
 
 
 def requires(declaration: Callable[..., Any], argument: str) -> bool:
     """Whether a function, or the constructor of a class, must be given an argument of this name."""
-    return argument in _fields(declaration)[1]
+    return argument in declared(declaration).required
 
 
 def read_section(declaration: type, section: Mapping[str, Any], where: str) -> Any:
@@ -237,9 +242,23 @@ def _typed_section_problems(section: Mapping[Any, Any], choice: OneOf, where: st
     )
 
 
+class Declared(NamedTuple):
+    """The options that a declaration takes.
+
+    annotations: by name, in order. required: names without a default. open_ended: whether it takes any other name too.
+    """
+
+    annotations: dict[str, Any]
+    required: set[str]
+    open_ended: bool
+
+
 @functools.cache
-def _fields(declaration: Callable[..., Any]) -> tuple[dict[str, Any], set[str], bool]:
-    """Names with annotations, those without a default, and whether further names are taken."""
+def declared(declaration: Callable[..., Any]) -> Declared:
+    """What the fields of a dataclass, or the arguments of a function or constructor, say of its options.
+
+    Those that `**kwargs: Annotated[..., OptionsOf(other)]` passes on count too. The result is shared: do not change it.
+    """
     function = declaration.__init__ if inspect.isclass(declaration) else declaration
     source = declaration if dataclasses.is_dataclass(declaration) else function
     try:
@@ -258,12 +277,12 @@ def _fields(declaration: Callable[..., Any]) -> tuple[dict[str, Any], set[str], 
             continue
         passed_on = _section_of(annotation)
         if isinstance(passed_on, OptionsOf):
-            further, needed, open_ended = _fields(passed_on.declaration)
+            further, needed, open_ended = declared(passed_on.declaration)
             known |= {key: value for key, value in further.items() if key not in (*known, *passed_on.without)}
             required |= needed.difference(passed_on.without)
         else:
             open_ended = True
-    return known, required, open_ended
+    return Declared(known, required, open_ended)
 
 
 def _section_of(annotation: Any) -> Any:
@@ -312,21 +331,26 @@ def _fits(value: Any, annotation: Any) -> bool:
 _DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "~"}
 
 
-def _described(annotation: Any) -> str:
+def describe(annotation: Any) -> str:
+    """What a value must be to fit an annotation, as errors and the options page say it.
+
+    >>> describe(Count | None)
+    'a whole number >= 1 or ~'
+    """
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         table = next((item for item in parts[1:] if isinstance(item, KeyOf)), None)
         if table is not None:
             return table.text
-        return " ".join([_described(parts[0]), *(item.text for item in parts[1:] if isinstance(item, Rule))])
+        return " ".join([describe(parts[0]), *(item.text for item in parts[1:] if isinstance(item, Rule))])
     if origin in (Union, types.UnionType):
-        return " or ".join(_described(part) for part in parts)
+        return " or ".join(describe(part) for part in parts)
     if origin is Literal:
         return " or ".join(str(part) for part in parts)
     if origin in (list, Sequence) or (origin is tuple and parts[1:] == (...,)):
-        return f"a list ({_described(parts[0])} each)"
+        return f"a list ({describe(parts[0])} each)"
     if origin is tuple:
-        return f"[{', '.join(_described(part) for part in parts)}]"
+        return f"[{', '.join(describe(part) for part in parts)}]"
     if origin in (dict, Mapping) or annotation in (dict, Mapping) or dataclasses.is_dataclass(annotation):
         return "a section"
     return _DESCRIPTIONS.get(annotation, "set")

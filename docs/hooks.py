@@ -7,7 +7,7 @@ import inspect
 import re
 from typing import Any
 
-from basicsr_compat.schema import _described, _fields
+from basicsr_compat.schema import declared, describe
 
 MARKER = re.compile(r"^<!-- options: ([\w.]+)\.(\w+) -->$", re.MULTILINE)
 # Options that BasicSR reads itself.
@@ -70,7 +70,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def options_table(declaration: type) -> str:
     """A Markdown table: option, default, what it must be, what it means."""
-    annotations = _fields(declaration)[0]
+    annotations = declared(declaration).annotations
     parameters = inspect.signature(declaration).parameters
     said = meanings(declaration)
     rows = ["| Option | Default | Value | Meaning |", "|---|---|---|---|"]
@@ -79,7 +79,7 @@ def options_table(declaration: type) -> str:
         meaning = said.get(name) or said.get(name.removesuffix("2")) or BASICSR.get(name, "")
         if name.endswith("2") and name not in said:
             meaning += " In the second round."
-        cells = [f"`{name}`", default, _described(annotations[name]), meaning]
+        cells = [f"`{name}`", default, describe(annotations[name]), meaning]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 

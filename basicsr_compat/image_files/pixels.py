@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from typing import IO, Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, PpmImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, PpmImagePlugin, TiffImagePlugin
 
 from basicsr_compat.image_files.errors import UnreadableImage
 
@@ -16,12 +17,12 @@ from basicsr_compat.image_files.errors import UnreadableImage
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258
 _GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
-_EXIF, _GPS = 0x8769, 0x8825
+# The directories within EXIF that hold what a camera says of a photo, and where it was.
+EXIF_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # Tags that describe how pixels lie in a TIFF file, its resolution, XMP and profile.
-STRUCTURE = {*range(254, 270), *range(273, 274), *range(277, 300), 317, 320, *range(322, 333), 338, 339, 512, 513, 514}
-STRUCTURE |= {*range(529, 533), 700, 34675}
+STRUCTURE = {*range(254, 270), 273, *range(277, 300), 317, 320, *range(322, 333), 338, 339, 512, 513, 514}
+STRUCTURE |= {*range(529, 533), TiffImagePlugin.XMP, TiffImagePlugin.ICCPROFILE}
 # Of the values of a float file, the share that may lie above 1 before it is taken for one of another range.
 _MOST_ABOVE_ONE = 0.01
 
@@ -105,7 +106,13 @@ def tiff_tags(data: bytes) -> dict[int, Any]:
 
 def tiff_size(tags: dict[int, Any]) -> tuple[int, int]:
     """Width and height of `tiff_tags`."""
-    return tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
+    return tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+
+
+def tiff_bytes(tags: dict[int, Any], tag: int) -> bytes | None:
+    """A value of `tiff_tags` that should be bytes; None where it is missing or another."""
+    value = tags.get(tag)
+    return value if isinstance(value, bytes) else None
 
 
 def tiff_exif(image: Image.Image) -> bytes | None:
@@ -113,7 +120,7 @@ def tiff_exif(image: Image.Image) -> bytes | None:
     kept, found = Image.Exif(), image.getexif()
     for tag, value in found.items():
         if tag not in STRUCTURE:
-            kept[tag] = found.get_ifd(tag) if tag in (_EXIF, _GPS) else value
+            kept[tag] = found.get_ifd(tag) if tag in EXIF_DIRECTORIES else value
     return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else None
 
 
@@ -140,7 +147,7 @@ def _bits(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG":
         return data[24]
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return max(image.tag_v2.get(_TIFF_BITS, (1,)))
+        return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     if isinstance(image, PpmImagePlugin.PpmImageFile) and image.tile and isinstance(image.tile[0].args, tuple):
         return 16 if image.tile[0].args[-1] > 255 else 8
     return 16 if image.mode[0] in "IF" else 8
@@ -199,7 +206,7 @@ def _through_other_profile(pixels: np.ndarray, is_gray: bool, profile: bytes, sp
 
 
 @contextlib.contextmanager
-def _quiet_opencv():
+def _quiet_opencv() -> Iterator[None]:
     """OpenCV prints what it thinks of a file; what is wrong is said by the reader."""
     logging = getattr(cv2.utils, "logging", None)
     if logging is None:

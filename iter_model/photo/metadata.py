@@ -6,10 +6,12 @@ import re
 import struct
 from collections.abc import Iterator
 
+from PIL import ExifTags
+
 from basicsr_compat.images import Metadata
 
-_ORIENTATION, _EXIF_DIRECTORY = 0x0112, 0x8769
-_WIDTHS, _HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
+_WIDTHS = (ExifTags.Base.ImageWidth, ExifTags.Base.ExifImageWidth)
+_HEIGHTS = (ExifTags.Base.ImageLength, ExifTags.Base.ExifImageHeight)
 _SHORT, _LONG = 3, 4
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))\d")
 
@@ -26,11 +28,11 @@ def _corrected_exif(exif: bytes, size: tuple[int, int]) -> bytes | None:
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     if order is None:
         return None
-    values = dict.fromkeys(_WIDTHS, size[1]) | dict.fromkeys(_HEIGHTS, size[0]) | {_ORIENTATION: 1}
+    values = dict.fromkeys(_WIDTHS, size[1]) | dict.fromkeys(_HEIGHTS, size[0]) | {ExifTags.Base.Orientation: 1}
     try:
         (first,) = struct.unpack_from(f"{order}I", data, 4)
         for tag, kind, position in [*_entries(data, order, first)]:
-            if tag == _EXIF_DIRECTORY:
+            if tag == ExifTags.IFD.Exif:
                 (second,) = struct.unpack_from(f"{order}I", data, position)
                 for entry in [*_entries(data, order, second)]:
                     _set(data, order, *entry, values)

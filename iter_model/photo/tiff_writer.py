@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image
+from PIL import TiffImagePlugin as tiff
 
-from basicsr_compat.image_files.pixels import STRUCTURE
+from basicsr_compat.image_files.pixels import EXIF_DIRECTORIES, STRUCTURE
 from basicsr_compat.images import Photo
 from iter_model.photo.levels import rows_of, strips
 
 _HEADER = b"II*\0\0\0\0\0"
-_DEFLATE, _HORIZONTAL, _UNASSOCIATED, _INCHES = 8, 2, 2, 2
+# Values of tags, in the words of the TIFF specification, and types of values.
+_DEFLATE, _BLACK_IS_ZERO, _RGB, _CHUNKY, _HORIZONTAL, _UNASSOCIATED, _INCHES, _WHOLE, _FLOAT = 8, 1, 2, 1, 2, 2, 2, 1, 3
 _BYTE, _LONG, _UNDEFINED = 1, 4, 7
-_OFFSETS = 273
-_XMP, _ICC, _EXIF, _GPS, _INTEROPERABILITY = 700, 34675, 0x8769, 0x8825, 0xA005
 
 
 def write_tiff(file: BinaryIO, photos: Sequence[Photo]) -> None:
@@ -54,21 +54,22 @@ def _described(photo: Photo) -> dict[int, Any]:
     height, width = photo.rgb.shape[:2]
     channels = _channels(photo, photo.bit_depth, slice(0, 1)).shape[2]
     tags: dict[int, Any] = {
-        256: width,
-        257: height,
-        258: (photo.bit_depth,) * channels,
-        259: _DEFLATE,
-        262: 2 if channels > 2 else 1,
-        277: channels,
-        284: 1,
-        339: (3 if photo.bit_depth == 32 else 1,) * channels,
+        tiff.IMAGEWIDTH: width,
+        tiff.IMAGELENGTH: height,
+        tiff.BITSPERSAMPLE: (photo.bit_depth,) * channels,
+        tiff.COMPRESSION: _DEFLATE,
+        tiff.PHOTOMETRIC_INTERPRETATION: _RGB if channels > 2 else _BLACK_IS_ZERO,
+        tiff.SAMPLESPERPIXEL: channels,
+        tiff.PLANAR_CONFIGURATION: _CHUNKY,
+        tiff.SAMPLEFORMAT: (_FLOAT if photo.bit_depth == 32 else _WHOLE,) * channels,
     }
     if photo.bit_depth < 32:
-        tags[317] = _HORIZONTAL
+        tags[tiff.PREDICTOR] = _HORIZONTAL
     if channels in (2, 4):
-        tags[338] = _UNASSOCIATED
+        tags[tiff.EXTRASAMPLES] = _UNASSOCIATED
     if photo.metadata.dpi is not None:
-        tags |= {282: photo.metadata.dpi[0], 283: photo.metadata.dpi[1], 296: _INCHES}
+        tags[tiff.X_RESOLUTION], tags[tiff.Y_RESOLUTION] = photo.metadata.dpi
+        tags[tiff.RESOLUTION_UNIT] = _INCHES
     return tags
 
 
@@ -81,7 +82,7 @@ def _write_pixels(file: BinaryIO, photo: Photo) -> dict[int, Any]:
             rows = np.concatenate([rows[:, :1], np.diff(rows, axis=1)], axis=1)
         offsets.append(file.tell())
         counts.append(file.write(zlib.compress(rows.astype(rows.dtype.newbyteorder("<")).tobytes(), 6)))
-    return {_OFFSETS: tuple(offsets), 278: height, 279: tuple(counts)}
+    return {tiff.STRIPOFFSETS: tuple(offsets), tiff.ROWSPERSTRIP: height, tiff.STRIPBYTECOUNTS: tuple(counts)}
 
 
 def _directory(photo: Photo, tags: dict[int, Any], start: int) -> bytes:
@@ -92,21 +93,21 @@ def _directory(photo: Photo, tags: dict[int, Any], start: int) -> bytes:
 
 
 def _serialized(photo: Photo, tags: dict[int, Any], start: int) -> bytes:
-    directory = TiffImagePlugin.ImageFileDirectory_v2(_HEADER)
-    directory.tagtype[_OFFSETS] = _LONG
+    directory = tiff.ImageFileDirectory_v2(_HEADER)
+    directory.tagtype[tiff.STRIPOFFSETS] = _LONG
     for tag, value in tags.items():
         directory[tag] = value
-    for tag, kind, value in ((_XMP, _BYTE, photo.metadata.xmp), (_ICC, _UNDEFINED, photo.icc_profile)):
+    for tag, kind, value in ((tiff.XMP, _BYTE, photo.metadata.xmp), (tiff.ICCPROFILE, _UNDEFINED, photo.icc_profile)):
         if value is not None:
             directory.tagtype[tag] = kind
             directory[tag] = value
-    return _with_offsets(bytearray(directory.tobytes(start)), start, tags[_OFFSETS])
+    return _with_offsets(bytearray(directory.tobytes(start)), start, tags[tiff.STRIPOFFSETS])
 
 
 def _with_offsets(directory: bytearray, start: int, offsets: tuple[int, ...]) -> bytes:
     """A directory whose offsets of strips count from the start of the file: Pillow's count from its own end."""
     entries = range(2, 2 + 12 * int.from_bytes(directory[:2], "little"), 12)
-    entry = next(place for place in entries if directory[place : place + 2] == struct.pack("<H", _OFFSETS))
+    entry = next(place for place in entries if directory[place : place + 2] == struct.pack("<H", tiff.STRIPOFFSETS))
     place = entry + 8 if len(offsets) == 1 else struct.unpack_from("<I", directory, entry + 8)[0] - start
     struct.pack_into(f"<{len(offsets)}I", directory, place, *offsets)
     return bytes(directory)
@@ -119,8 +120,8 @@ def _of_exif(exif: bytes | None) -> dict[int, Any]:
     block = Image.Exif()
     block.load(b"Exif\0\0" + exif)
     tags = {tag: value for tag, value in block.items() if tag not in STRUCTURE}
-    for tag in (_EXIF, _GPS):
-        below = {key: value for key, value in block.get_ifd(tag).items() if key != _INTEROPERABILITY}
+    for tag in EXIF_DIRECTORIES:
+        below = {key: value for key, value in block.get_ifd(tag).items() if key != ExifTags.IFD.Interop}
         tags.pop(tag, None)
         if below:
             tags[tag] = below
