@@ -1,4 +1,4 @@
-"""The pictures of docs/control.md: what alpha, its map, redrawing and variants do to one photo.
+"""Draws the pictures of docs/control.md: alpha, an alpha map, redrawing, and variants, on one photo.
 
     python benchmarks/control.py datasets/sample/lq/lake.jpg -o docs/
 

@@ -1,12 +1,12 @@
-"""Pairs of LQ and GT a second and core: this project's degradation against BasicSR's.
+"""Pairs of LQ and GT per second and core: this project's degradation compared with BasicSR's.
 
     python benchmarks/degradation.py [folder of photos] [--runs 9] [--size 256] [--batch 4] [--device cpu]
 
-From photos on disk to a batch of pairs, three ways in turns, each on one CPU core (and the GPU, where the device is
-one), with the same options: BasicSR's RealESRGANDataset and feed_data; our data set with the degradation on the device,
-as ITERModel.feed_data has it; our data set with `degrade_in_worker`. On a CPU it is CPU time, which other programs do
-not disturb. BasicSR crops to 400 pixels first; here it degrades `--size` pixels, as ours does, and its pool of pairs is
-left out.
+Measures three ways from photos on disk to a batch of pairs, in turns, with the same options, each on one CPU core (and
+on the GPU, if --device is one): BasicSR's RealESRGANDataset and feed_data; our data set with the degradation on the
+device, as in ITERModel.feed_data; our data set with `degrade_in_worker`. On a CPU it measures CPU time, which other
+programs do not disturb. BasicSR crops to 400 pixels first; here it degrades `--size` pixels, like ours, and without its
+pool of pairs.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def main() -> None:
     medians = {name: statistics.median(runs[1:]) / args.batch for name, runs in seconds.items()}
     reference = next(iter(medians.values()))
     print(f"batch {args.batch} of {args.size}x{args.size}, {hardware(device)}, {args.runs} runs\n")
-    print("| | ms a pair | pairs a second and core | ratio |\n|---|---|---|---|")
+    print("| | ms per pair | pairs per second and core | ratio |\n|---|---|---|---|")
     for name, median in medians.items():
         print(f"| {name} | {1000 * median:.1f} | {1 / median:.1f} | {reference / median:.1f} |")
 

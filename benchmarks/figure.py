@@ -1,9 +1,9 @@
-"""Draws how a photo is restored: LQ, S_l decoded, the steps with what is masked at each, the result.
+"""Draws how a photo is restored: LQ, S_l decoded, every step with its masked tokens, and the result.
 
     python benchmarks/figure.py datasets/sample/lq/coffee.png process.png [--model iter_tiny_x4] [--no-adaptive]
     python benchmarks/figure.py datasets/sample/lq/dog.jpg restored.jpg --gt datasets/sample/gt/dog.jpg
 
-With --gt it draws LQ, result and ground truth instead, and with --real-esrgan that network's result between them.
+With --gt it draws LQ, result, and ground truth instead; --real-esrgan adds the result of that network.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Seconds, memory and work of ITER next to single-pass networks, at 128x128 to 512x512, measured in turns in one run.
+"""Time, memory, and work of ITER next to single-pass networks, at 128x128 to 512x512, measured in turns in one run.
 
     THP_MEM_ALLOC_ENABLE=1 python benchmarks/inference.py --threads 2 --runs 3
     python benchmarks/inference.py --rows swinir/float32 iter/bf16 plain/float32
@@ -8,9 +8,9 @@
 Weights are random. A row is NETWORK/PRECISION: rrdb and swinir are BasicSR's (bf16: under autocast), iter and released
 are ITER at the paper's and at the authors' released size with all 8 steps, tiny is iter_tiny_x4, iter@2 and tiny@4 are
 the same from an adaptive start at step 2 and 4, ncnn is Real-ESRGAN x4plus in ncnn on the CPU (`real_esrgan.py` says
-where its .param and .bin are, --ncnn their folder), iter-compiled is with torch.compile (minutes to begin with), plain
+where its .param and .bin are, --ncnn their folder), iter-compiled uses torch.compile (which first takes minutes), plain
 and plain-released are `benchmarks/plain.py`. The environment variable gives PyTorch's CPU allocator large pages, for
-all rows alike.
+all rows.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def run_ncnn(folder: Path, lq: Tensor) -> Run:
 
 @torch.no_grad()
 def adaptive_start(net: ITER, lq: Tensor, start: int) -> SamplingConfig:
-    """The sampling whose alpha lets as many tokens pass as make `restore` begin at step ``start``."""
+    """A sampling whose alpha makes `restore` begin at step ``start``."""
     S_l = net.lq_encoder(lq.to(net.lq_encoder.head.weight.dtype)).argmax(1)
     good = net.evaluator(S_l, S_l).float().softmax(1)[:, 1].flatten().sort(descending=True).values
     above = keep_count(start + 1, 8, len(good), "cosine")
@@ -114,7 +114,7 @@ def adaptive_start(net: ITER, lq: Tensor, start: int) -> SamplingConfig:
 def prepare(
     row: str, networks: dict[tuple[str, str], nn.Module], lq: Tensor, ncnn: Path | None
 ) -> tuple[nn.Module | None, Run]:
-    """(network, what is timed) of a row; no network where it is not PyTorch's."""
+    """(network, function to time) of a row; no network if it is not a PyTorch module."""
     name, precision = row.split("/")
     kind, _, start = name.partition("@")
     if kind == "ncnn":
@@ -157,7 +157,7 @@ def status(field: str) -> int:
 
 
 def peak_memory(run: Run, device: torch.device) -> float:
-    """MB at the peak above what the weights hold; nan where the system does not tell."""
+    """Peak MB beyond the weights; nan if the system does not report it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -263,7 +263,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 def quality_table(args: argparse.Namespace, device: torch.device) -> None:
-    """Restores every photo, shrunken bicubically, in both precisions."""
+    """Restores every photo, downscaled bicubically, in both precisions."""
     paths = sorted(path for path in Path(args.photos).iterdir() if path.suffix.lower() in (".png", ".jpg"))
     if not paths:
         raise SystemExit(f"--photos {args.photos} holds no PNG or JPEG files")

@@ -1,10 +1,10 @@
-"""ITER as one would write it down from the paper (arXiv:2312.05616), the reference for the project's results and speed.
+"""ITER written directly from the paper (arXiv:2312.05616): the reference for the project's results and speed.
 
-One-hot maps through 1x1 convs, attention with its mask and position bias rebuilt in every block and its softmax written
-out, both token networks on every position at every step and the evaluator after the last one too, one image after the
-other, float32, eager. In training the four networks are called one after the other and every loss is fetched at every
-iteration. The functions work on the parameters of the project's modules and call none of their forwards: same weights,
-same random numbers, same tokens and losses (tests/parity/test_plain.py).
+It uses one-hot maps and 1x1 convs, rebuilds mask and position bias in every attention block, and writes out the
+softmax. Both token networks run on every position at every step, the evaluator after the last one too, one image after
+the other, in float32, eager. In training it calls the four networks one after the other and fetches every loss in every
+iteration. The functions use the parameters of the project's modules but none of their forwards: the same weights and
+random numbers give the same tokens and losses (tests/parity/test_plain.py).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -223,7 +223,7 @@ def _restore_one(net: ITER, lq: Tensor, config: SamplingConfig, seed: int) -> Re
 
 
 class Degradation(RealESRNetModel):
-    """BasicSR's own second-order degradation, its dense USM and its pool of pairs included, without its networks.
+    """BasicSR's own second-order degradation, with its dense USM and its pool of pairs, without its networks.
 
     ``feed_data({"gt", "kernel1", "kernel2", "sinc_kernel"})`` leaves the pair in ``lq`` and ``gt``.
     """
@@ -365,7 +365,7 @@ class VQGANTraining:
         sum(losses.values()).backward()
         self.optimizer.step()
         if self.discriminator is not None:
-            # Real and fake images apart, as BasicSR's SRGANModel does it.
+            # Real and fake images separately, as in BasicSR's SRGANModel.
             self.discriminator.requires_grad_(True)
             self.optimizer_d.zero_grad()
             losses["l_d_real"] = self.gan_loss(self.discriminator(gt), True, is_disc=True)

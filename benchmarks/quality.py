@@ -1,14 +1,15 @@
-"""What weights show: before and after refinement, fidelity, alpha, selection, steps, color, calibration.
+"""Measures weights: before and after refinement, fidelity, alpha, selection, steps, color, calibration.
 
     python benchmarks/quality.py --gt datasets/val/kodak24 -o quality/ --vgg
     python benchmarks/quality.py --gt datasets/val/kodak24 --real photos/ -o quality/ --only overview alpha
 
-Ground-truth photos are degraded by the second-order model with a fixed seed, or only shrunk (--clean); photos in --real
-are taken as they are, and only NIQE and color are measured on them. Prints markdown tables, draws plots and pictures
-into the output folder. PSNR and SSIM are BasicSR's in RGB, NIQE is BasicSR's, all without a border of `scale` pixels;
-VGG is the distance of `VGGLoss` (--vgg), LPIPS pyiqa's (--lpips); color is the mean absolute difference between the low
-frequencies of result and upsampled LQ in levels of 255; detail is the energy of the Laplacian relative to the ground
-truth's. All runs use the sampling that the weights carry and wavelet color, save what a table varies.
+Degrades ground-truth photos with the second-order model and a fixed seed, or only downscales them (--clean). Photos in
+--real are used unchanged, and only NIQE and color are measured on them. Prints markdown tables and draws plots and
+pictures into the output folder. PSNR and SSIM are BasicSR's in RGB, and NIQE is BasicSR's, all without a border of
+`scale` pixels. VGG is the distance of `VGGLoss` (--vgg), LPIPS is pyiqa's (--lpips). Color is the mean absolute
+difference between the low frequencies of result and upsampled LQ, on a scale of 255. Detail is the energy of the
+Laplacian relative to the ground truth's. All runs use the sampling stored with the weights and wavelet color, except
+for what a table varies.
 """
 
 import basicsr_compat  # noqa: F401, I001  (repairs BasicSR, before it is imported)
@@ -38,7 +39,7 @@ from iter_data import SecondOrderDegradationDataset
 from iter_model.pyiqa_metric import create_metric
 from iter_model.vgg_loss import VGGLoss
 
-# Of the color error: what the eye takes for the hue of an area.
+# Levels of blur for the color error: about what the eye sees as the hue of an area.
 COLOR_LEVELS = 5
 STEPS = (1, 2, 4, 8, 16)
 FIDELITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -55,7 +56,7 @@ class Photo(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Measures of an image; NaN where there is no ground truth, or no network that measures."""
+    """Measures of an image; NaN without a ground truth, or without the network that measures."""
 
     psnr: float
     ssim: float
@@ -72,19 +73,19 @@ def upsample(photo: Photo, scale: int) -> Tensor:
 
 
 def shrink(gt: Tensor, scale: int) -> Tensor:
-    """(b, 3, H, W) -> (b, 3, H/s, W/s), bicubic as Pillow does it."""
+    """(b, 3, H, W) -> (b, 3, H/s, W/s), bicubic as in Pillow."""
     return F.interpolate(gt, scale_factor=1 / scale, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def degraded(folder: str, scale: int, seed: int) -> list[Photo]:
-    """The photos of a folder with their degraded versions, always the same ones for a seed."""
+    """The photos of a folder with their degraded versions, the same ones for the same seed."""
     options = {"name": "quality", "phase": "test", "dataroot_gt": folder, "scale": scale, "seed": seed}
     data = SecondOrderDegradationDataset({"type": "SecondOrderDegradationDataset", **options})
     return [Photo(Path(d["gt_path"]).stem, d["lq"][None], d["gt"][None]) for d in (data[i] for i in range(len(data)))]
 
 
 def real(folder: str) -> list[Photo]:
-    """The photos of a folder as they are."""
+    """The photos of a folder, unchanged."""
     paths = sorted(path for path in Path(folder).iterdir() if is_image(path))
     images = [read_photo(path).rgb for path in paths]
     tensors = [torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None] for image in images]
@@ -118,7 +119,7 @@ class ImageMetrics:
 
 
 def mean(scores: Iterable[Scores]) -> Scores:
-    """Means over images; NIQE has no value for flat ones, which are left out."""
+    """Means over images, without flat ones, for which NIQE has no value."""
     columns = np.array(list(scores)).T
     return Scores(*(float(np.nanmean(column)) if np.isfinite(column).any() else np.nan for column in columns))
 
@@ -168,7 +169,7 @@ class Study:
         return match_color(image, shrink(photo.gt, self.net.scale))
 
     def before(self) -> iter_arch.SamplingConfig:
-        """Every token of S_l is kept: distortion removal alone."""
+        """Distortion removal only: every token of S_l is kept."""
         return replace(self.config, alpha=0.0, adaptive=True)
 
     def overview(self) -> None:
@@ -183,7 +184,7 @@ class Study:
         markdown(f"{self.name}: overview", ["", *SCORES], table)
 
     def fidelity(self) -> None:
-        """Before and after refinement, for the fidelities of the result."""
+        """Before and after refinement, for several fidelities."""
         rows = []
         for fidelity in FIDELITIES:
             for when, config in (("before", self.before()), ("after", self.config)):
@@ -243,7 +244,7 @@ class Study:
         self._draw(f"{self.name}_selection.jpg", torch.cat(strips, 1))
 
     def maps(self, photo: Photo, config: iter_arch.SamplingConfig) -> Tensor:
-        """(3, h, w): every second step's tokens decoded, what is masked dark, and the result."""
+        """(3, h, w): the decoded tokens of every second step, masked ones dark, and the result."""
         states: list[Tensor] = []
 
         def on_step(t: int, tokens: Tensor, mask: Tensor) -> None:
@@ -264,7 +265,7 @@ class Study:
         markdown(f"{self.name}: number of steps T", ["T", *SCORES, "adaptive"], rows)
 
     def color(self) -> None:
-        """The paper's Fig. 11, and beyond it."""
+        """The paper's Fig. 11, with more methods."""
         raw = {photo.name: self.net.restore(photo.lq, config=self.config).image for photo in self.photos}
         rows, strips = [], [self.bicubic(self.photos[0])]
         for method, levels in COLORS:
@@ -279,7 +280,7 @@ class Study:
         self._draw(f"{self.name}_color.jpg", torch.cat(strips, 3)[0])
 
     def calibration(self) -> None:
-        """How often a token of S_l is the ground truth's, by the evaluator's probability that it is."""
+        """How often a token of S_l equals the ground truth's, by the evaluator's probability of that."""
         scores, hits = [], []
         for photo in tqdm(self.photos, desc=f"{self.name} calibration", leave=False, disable=None):
             lq = pad_to_multiple(photo.lq, self.net.multiple)
@@ -315,17 +316,17 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("quality"), metavar="OUT")
     parser.add_argument("--model", default="iter_tiny_x4")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=", ".join(TABLES))
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N photos of a folder only")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N photos of a folder")
     parser.add_argument("--seed", type=int, default=0, help="of the degradation (default: %(default)s)")
-    parser.add_argument("--clean", action="store_true", help="shrink the photos of --gt, and do nothing else to them")
+    parser.add_argument("--clean", action="store_true", help="only downscale the photos of --gt")
     parser.add_argument(
         "--vgg",
         nargs="?",
         const="",
         metavar="FILE",
-        help="measure the VGG distance, by torchvision's weights or a file's",
+        help="measure the VGG distance, with torchvision's weights or a file",
     )
-    parser.add_argument("--lpips", action="store_true", help="measure LPIPS, by pyiqa's weights")
+    parser.add_argument("--lpips", action="store_true", help="measure LPIPS, with pyiqa's weights")
     parser.add_argument("--real-esrgan", metavar="FILE", help="compare with Real-ESRGAN, see benchmarks/real_esrgan.py")
     args = parser.parse_args()
     if not args.gt and not args.real:

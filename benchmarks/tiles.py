@@ -1,9 +1,9 @@
-"""How much tiles change a result: equal tokens, and PSNR between an image restored whole and one restored in tiles.
+"""Measures how much tiles change a result: equal tokens, and PSNR between an image restored whole and in tiles.
 
     python benchmarks/tiles.py datasets/val/kodak24 [--sizes 192x128 384x256] [--tiles 64 128 256] [--limit 6]
 
-Every photo is shrunk to each size and restored once whole and once with each tile, with the sampling of the weights and
-seed 0. Prints a markdown table of means over the photos; "worst" is the smallest share of equal tokens.
+Downscales every photo to each size and restores it once whole and once with each tile, with the sampling of the weights
+and seed 0. Prints a markdown table of means over the photos; "worst" is the smallest share of equal tokens.
 """
 
 import argparse

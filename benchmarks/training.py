@@ -1,10 +1,12 @@
-"""Iterations a second of both stages: the model classes with their yml against `benchmarks/plain.py` in float32.
+"""Iterations per second of both stages: the model classes with their yml, compared with `benchmarks/plain.py` in
+float32.
 
     python benchmarks/training.py [--stage 1 2] [--size tiny paper] [--runs 7] [--threads 1] [--also 'autocast: none']
 
-An iteration is what a training run does for a batch, one process making its data too: crops, degradation, losses,
-gradients, optimizers and average. All sides run in turns, their medians are printed; with --threads 1 CPU time, which
-other programs do not disturb. Stage I has its GAN term on and no LPIPS, whose weights would be downloaded.
+An iteration is all that a training run does for a batch, with the data made in the same process: crops, degradation,
+losses, gradients, optimizers, and average. All sides run in turns, and their medians are printed. With --threads 1 it
+measures CPU time, which other programs do not disturb. Stage I has its GAN term, but no LPIPS, whose weights would be
+downloaded.
 """
 
 import argparse
@@ -42,7 +44,7 @@ Seconds = dict[str, float]
 
 
 def hardware(device: torch.device) -> str:
-    """What the figures were measured on, for a table's heading."""
+    """The hardware, for a table's heading."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
     model = platform.processor() or platform.machine()
@@ -53,7 +55,7 @@ def hardware(device: torch.device) -> str:
 
 
 class Clock:
-    """Seconds of an iteration by phase; what is in none of the timed functions is 'forward'."""
+    """Seconds of an iteration by phase; everything outside the timed functions is 'forward'."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -118,14 +120,14 @@ def read_yml(stage: int, size: str, batch: int | None, changes: dict[str, Any], 
 
 
 class Ours:
-    """A side of the comparison: the model class of a yml."""
+    """One side of the comparison: the model class of a yml."""
 
     def __init__(self, opt: dict[str, Any], folder: str, device: torch.device) -> None:
         torch.manual_seed(0)
         self.clock = Clock(device)
         self.dataset = SecondOrderDegradationDataset(opt["datasets"]["train"] | {"dataroot_gt": folder})
         self.batch = opt["datasets"]["train"]["batch_size_per_gpu"]
-        # The codebook is there, all losses are on.
+        # The codebook is initialized, and all losses are on.
         self.first = 1 + max(opt["train"].get(key, 0) for key in ("net_d_start_iter", "quantize_start_iter"))
         self.model = build_model(opt)
 
@@ -148,7 +150,7 @@ class Plain:
         self.clock = Clock(device)
         self.device = device
         section = opt["datasets"]["train"] | {"dataroot_gt": folder, "degrade_in_worker": False}
-        # Sharpening, where the yml has it, is done by the degradation here.
+        # If the yml asks for sharpening, the degradation does it here.
         self.dataset, self.batch = SecondOrderDegradationDataset(section | {"gt_usm": False}), ours.batch
         self.items = Ours.items.__get__(self)
         learning_rate = opt["train"]["optim_g"]["lr"]
@@ -190,7 +192,7 @@ class Plain:
 
 
 def table(measured: dict[str, list[Seconds]]) -> str:
-    """Markdown: the first side is what the others are compared with."""
+    """Markdown; the other sides are compared with the first."""
     medians = {
         name: {phase: statistics.median(run[phase] for run in runs) for phase in PHASES}
         for name, runs in measured.items()
@@ -238,7 +240,7 @@ def main() -> None:
     parser.add_argument("--stage", type=int, choices=(1, 2), nargs="+", default=[1, 2])
     parser.add_argument("--size", choices=("tiny", "paper"), nargs="+", default=["tiny", "paper"])
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--warm-up", type=int, default=2, help="iterations before them")
+    parser.add_argument("--warm-up", type=int, default=2, help="iterations before the runs")
     parser.add_argument("--batch", type=int, help="default: the yml's; on a CPU 2 at the paper's size")
     parser.add_argument("--threads", type=int, help="of PyTorch; default: the cores of the machine")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,11 +1,12 @@
-"""Whether uncertainty means something: the true error per token, beside what is known without the ground truth.
+"""Tests how well uncertainty predicts the error: the true error per token, next to measures that need no ground truth.
 
     python benchmarks/uncertainty.py --gt datasets/val/kodak24 -o uncertainty/ --alpha 0.5
 
-Photos are degraded as `benchmarks/quality.py` does it. The error of a token is the mean absolute difference between the
+Photos are degraded as in `benchmarks/quality.py`. The error of a token is the mean absolute difference between the
 result with the first seed and the ground truth over its pixels, in levels of 255. Spearman's correlation is computed in
-each photo and averaged. `contrast` is the deviation of the upsampled input within a token and its neighbors: it needs
-no network, and says how far the others only find texture. Prints a markdown table and draws reliability.png.
+each photo and averaged. `contrast` is the deviation of the upsampled input within a token and its neighbors. It needs
+no network and shows to what extent the other measures only find texture. Prints a markdown table and draws
+reliability.png.
 """
 
 import basicsr_compat  # noqa: F401, I001  (repairs BasicSR, before it is imported)
@@ -25,7 +26,7 @@ from tqdm import tqdm
 import iter_arch
 from iter_arch.color import match_color
 
-# Of the reliability plot: as many tokens in each.
+# Bins of the reliability plot, with equally many tokens each.
 BINS = 10
 
 
@@ -35,7 +36,7 @@ def per_token(x: Tensor, factor: int) -> np.ndarray:
 
 
 def measure(net: iter_arch.ITER, photo: Photo, config: iter_arch.SamplingConfig, samples: int) -> dict[str, np.ndarray]:
-    """The error of every whole token of a photo, and the measures that might tell it, each (n,)."""
+    """The error of every whole token of a photo, and the measures that might predict it, each (n,)."""
     factor, prepared = net.vqgan.factor, net.prepare(photo.lq)
     found = iter_arch.uncertainty(
         net, photo.lq, samples=samples, config=config, prepared=prepared, color_correction="wavelet"
@@ -59,13 +60,13 @@ def measure(net: iter_arch.ITER, photo: Photo, config: iter_arch.SamplingConfig,
 
 
 def correlation(measures: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
-    """Spearman's correlation with the error, of each photo; constant measures tell nothing."""
+    """Spearman's correlation with the error, for each photo; none for constant measures."""
     found = [spearmanr(one[name], one["error"]).statistic if np.ptp(one[name]) else 0.0 for one in measures]
     return np.array(found)
 
 
 def draw(measures: list[dict[str, np.ndarray]], path: Path) -> None:
-    """Error over std and over entropy, in bins of as many tokens each."""
+    """Error over std and over entropy, in bins with equally many tokens each."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, help="default: that of the weights")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="of the degradation")
-    parser.add_argument("--limit", type=int, help="the first photos only")
+    parser.add_argument("--limit", type=int, help="use only the first photos")
     args = parser.parse_args()
     net = iter_arch.load_pretrained(args.model)
     config = net.sampling if args.alpha is None else replace(net.sampling, alpha=args.alpha)

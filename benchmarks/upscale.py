@@ -1,4 +1,4 @@
-"""Memory and time of `basicsr upscale`, the gain of reading and writing beside it, and that of batches.
+"""Memory and time of `basicsr upscale`, and the gain from reading and writing in parallel and from batches.
 
     python benchmarks/upscale.py sizes [--model iter_tiny_x4|paper|PATH] [--steps T]   peak memory against size
     python benchmarks/upscale.py overlap [--images 6] [--width 240]                    a folder, or one after another
@@ -31,8 +31,8 @@ from iter_model.photo.restorer import Restorer
 from iter_model.photo.writer import write_photo
 
 SIZES = ((480, 270), (680, 382), (960, 540))
-# Runs the command and tells processor seconds and peak memory in MiB, which Linux keeps for every process. Not the peak
-# that os.wait4 gives: a process takes that over from the one that started it.
+# Runs the command and prints processor seconds and peak memory in MiB, from what Linux records for every process. The
+# peak that os.wait4 returns is no use: a process inherits it from its parent.
 COMMAND = """
 import json, sys, time
 from iter_model.commands import main
@@ -51,7 +51,7 @@ def photo(path: Path, width: int, height: int) -> Path:
 
 
 def weights(name: str, folder: Path) -> str:
-    """What --model of the command takes for ``name``."""
+    """The command's --model for ``name``."""
     if name != "paper":
         return name
     torch.manual_seed(0)
@@ -61,9 +61,10 @@ def weights(name: str, folder: Path) -> str:
 
 
 def sizes(args: argparse.Namespace, folder: Path) -> None:
-    """The command in a process of its own for every size."""
+    """Runs the command in a new process for every size."""
     model = weights(args.model, folder)
-    print("| LQ | LQ pixels | seconds | us a pixel, ratio | peak MB | more MB than the first | bytes an output pixel |")
+    head = "LQ | LQ pixels | seconds | us per pixel, ratio | peak MB | more MB than the first | bytes per output pixel"
+    print(f"| {head} |")
     print("|---|---|---|---|---|---|---|")
     first = None
     for width, height in SIZES:
@@ -74,7 +75,7 @@ def sizes(args: argparse.Namespace, folder: Path) -> None:
         process = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, text=True)
         if process.returncode:
             sys.exit(f"the command failed with {process.returncode}")
-        # Processor time: what else runs on the machine does not count.
+        # Processor time, so that other programs do not count.
         elapsed, (seconds, peak) = time.perf_counter() - start, json.loads(process.stdout.splitlines()[-1])
         pixels = width * height
         first = first or (pixels, seconds, peak)
@@ -88,7 +89,7 @@ def sizes(args: argparse.Namespace, folder: Path) -> None:
 
 
 def restorer(args: argparse.Namespace, folder: Path, batch: int) -> Restorer:
-    """What the command makes of its default options."""
+    """A restorer with the command's default options."""
     device = choose_device("auto")
     net = iter_arch.load_pretrained(weights(args.model, folder)).to(device)
     config = iter_arch.SamplingConfig(steps=args.steps or 8)
@@ -119,7 +120,7 @@ def compare(runs: dict, repeats: int) -> None:
 
 
 def overlap(args: argparse.Namespace, folder: Path) -> None:
-    """A folder of photos, one after another and with reading and writing beside."""
+    """A folder of photos, one after another and with reading and writing in parallel."""
     jobs = []
     for index in range(args.images):
         source = photo(folder / f"{index}.png", args.width + index, args.width * 3 // 4)

@@ -1,8 +1,8 @@
-"""Color correction: a result takes over colors of its input (ITER, arXiv:2312.05616, Sec. 3.4, Eq. 10, and beyond it).
+"""Color correction: gives a result the colors of its input (ITER, arXiv:2312.05616, Sec. 3.4, Eq. 10, and more).
 
 A codebook of 512 entries for 8x8 pixels cannot hold color well: flat areas drift in hue. `adain` is the paper's Eq. 10,
-one gain and one offset per channel for the whole image. `wavelet` (the name is StableSR's, arXiv:2305.07015) mends what
-is local: the result keeps its detail and takes the low frequencies of the upsampled input.
+one gain and one offset per channel for the whole image. `wavelet` (named as in StableSR, arXiv:2305.07015) also
+corrects local errors: the result keeps its detail and takes the low frequencies of the upsampled input.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,23 +19,23 @@ from basicsr_compat.schema import Rule, problems_in
 ColorMethod = Literal["none", "adain", "wavelet"]
 Levels = Annotated[int, Rule("from 1 to 8", lambda levels: 1 <= levels <= 8)]
 
-# Best VGG distance on Kodak24 (of 2 to 7), and the low frequencies are the input's to half a level of 255 on average.
+# Best VGG distance on Kodak24 (of 2 to 7); low frequencies differ from the input's by half a level of 255 on average.
 DEFAULT_LEVELS = 4
-# Rows that are corrected at a time; more are only slower.
+# Rows corrected at a time; more would only be slower.
 STRIP_ROWS = 128
-# A channel that varies by less is flat, and what varies in it is noise.
+# A channel that varies by less is flat, and its variation is noise.
 FLAT = 1 / 255
 
 
 def match_color(image: Tensor, lq: Tensor, method: ColorMethod = "wavelet", levels: int = DEFAULT_LEVELS) -> Tensor:
-    """Give ``image`` the colors of ``lq``. What was restored from a gray image (equal channels) becomes gray.
+    """Give ``image`` the colors of ``lq``. If ``lq`` is gray (equal channels), the result is gray.
 
     Args:
         image: (b, 3, H, W) float, in [0, 1].
         lq: (b, 3, h, w) float, in [0, 1], of any size: the input that ``image`` was restored from.
-        method: 'wavelet' replaces the low frequencies of ``image`` by those of ``lq``; 'adain' matches mean and
-            standard deviation of every channel (Eq. 10); 'none' returns ``image`` as it is.
-        levels: of 'wavelet', from 1 to 8: blurs with dilations 1, 2, 4, ... 2^(levels - 1) pixels. More levels take
+        method: 'wavelet' replaces the low frequencies of ``image`` with those of ``lq``; 'adain' matches mean and
+            standard deviation of every channel (Eq. 10); 'none' returns ``image`` unchanged.
+        levels: for 'wavelet', from 1 to 8: blurs with dilations 1, 2, 4, ... 2^(levels - 1) pixels. More levels take
             only lower frequencies from ``lq``, and less of its noise.
 
     Returns:
@@ -50,7 +50,7 @@ def match_color(image: Tensor, lq: Tensor, method: ColorMethod = "wavelet", leve
 
 
 def match_color_(image: Tensor, lq: Tensor, method: ColorMethod = "wavelet", levels: int = DEFAULT_LEVELS) -> Tensor:
-    """`match_color` in the place of ``image``, which is float32: no second copy of a large one."""
+    """`match_color` in place, for a float32 ``image``: saves a copy of a large one."""
     matcher = make_matcher(lq, image.shape[2:], method, levels)
     top = 0
     strips = (matcher.push(image[:, :, first:last]) for first, last in _strips(image.shape[2]))
@@ -64,18 +64,18 @@ class RowMatcher(Protocol):
     """Color correction of images that come in rows, from top to bottom: (b, 3, n, W) float32."""
 
     def push(self, rows: Tensor) -> Iterator[Tensor]:
-        """Take the next rows, and hand on those that are finished."""
+        """Take the next rows; yield the finished ones."""
 
     def finish(self) -> Iterator[Tensor]:
-        """Hand on the rest, after the last row."""
+        """Yield the remaining rows, after the last push."""
 
 
 def make_matcher(
     lq: Tensor, size: Sequence[int], method: ColorMethod = "wavelet", levels: int = DEFAULT_LEVELS
 ) -> RowMatcher:
-    """What gives images of this (height, width) the colors of lq (b, 3, h, w), row by row; see `match_color`.
+    """A matcher that gives images of this (height, width) the colors of lq (b, 3, h, w), row by row; see `match_color`.
 
-    Memory is that of a strip, but for 'adain', which needs all rows before it can hand on the first.
+    It holds one strip in memory, except for 'adain', which needs all rows before it can yield the first.
     """
     if method not in METHODS:
         raise ValueError(f"color_correction={method!r} must be one of {', '.join(METHODS)}")
@@ -90,14 +90,14 @@ def check_levels(levels: int, name: str = "color_levels") -> None:
 
 
 def low_frequencies(image: Tensor, levels: int = DEFAULT_LEVELS) -> Tensor:
-    """What `wavelet` exchanges: (b, c, H, W) -> (b, c, H, W) blurred by ``levels`` binomial filters."""
+    """The part that `wavelet` replaces: (b, c, H, W) -> (b, c, H, W) blurred by ``levels`` binomial filters."""
     radius = blur_radius(levels)
     rows = torch.arange(-radius, image.shape[2] + radius, device=image.device).clamp(0, image.shape[2] - 1)
     return _blur(image[:, :, rows], levels)
 
 
 def blur_radius(levels: int) -> int:
-    """Pixels on either side of a pixel that its low frequencies depend on."""
+    """How many pixels on each side affect the low frequencies of a pixel."""
     return 2**levels - 1
 
 
@@ -143,7 +143,7 @@ class _Wavelet:
         self.radius = blur_radius(levels)
         self.rows_of = _upsampler(lq, size)
         self.seen = 0
-        # Rows of the image that are not handed on yet, and the differences around them.
+        # Rows of the image that are still to be yielded, and the differences around them.
         self.image = self.difference = lq.new_empty(len(lq), 3, 0, size[1])
 
     def push(self, rows: Tensor) -> Iterator[Tensor]:
@@ -151,7 +151,7 @@ class _Wavelet:
             strip = rows[:, :, first : first + STRIP_ROWS]
             places = torch.arange(self.seen, self.seen + strip.shape[2], device=strip.device)
             difference = self.rows_of(places) - strip
-            if self.seen == 0:  # what lies outside is the outermost row
+            if self.seen == 0:  # above the image, the first row repeats
                 difference = torch.cat([difference[:, :, :1].expand(-1, -1, self.radius, -1), difference], 2)
             self.image = torch.cat([self.image, strip], 2)
             self.difference = torch.cat([self.difference, difference], 2)
@@ -213,7 +213,7 @@ def _upsampler(lq: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         start = place.floor()
         weights = _cubic((place - start)[:, None] - offsets)
         taps = (start.long()[:, None] + offsets).clamp(0, h - 1)
-        # Only the rows that are needed are made wide: those of a strip.
+        # Widen only the rows that this strip needs.
         top, bottom = int(taps.min()), int(taps.max()) + 1
         wide = lq[:, :, top:bottom]
         if width != lq.shape[3]:

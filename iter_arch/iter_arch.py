@@ -40,7 +40,7 @@ class ITER(nn.Module):
         scale: s, one of 1, 2, 4, 8.
         vqgan: ``type``, a network that is an `iter_arch.tokenizer.Tokenizer`, and its arguments; `SwinVQGAN` where left
             out.
-        lq_encoder, refiner, evaluator: arguments of the other networks, without what follows from the scale and the
+        lq_encoder, refiner, evaluator: arguments of the other networks, except those that follow from the scale and the
             tokenizer.
         sampling: fields of `SamplingConfig` that the weights are tuned for.
 
@@ -78,14 +78,14 @@ class ITER(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Pixels of the LQ image that sides are padded to a multiple of: one window of tokens."""
+        """The sides of an LQ image are padded to a multiple of this many pixels: one window of tokens."""
         return self.window * self.vqgan.factor // self.scale
 
     def forward(self, lq: Tensor) -> Tensor:
         """lq (b, 3, H/s, W/s) RGB in [0, 1], any size >= 1x1 -> (b, 3, H, W) in [0, 1]; ``sampling``, seed 0.
 
         Raises:
-            RuntimeError: in training mode with gradients: sampling has none, so that nothing would be trained.
+            RuntimeError: in training mode with gradients. Sampling has no gradient, so nothing would be trained.
         """
         if self.training and torch.is_grad_enabled():
             raise RuntimeError(
@@ -115,7 +115,7 @@ class ITER(nn.Module):
         """Algorithm 2, in the precision of the weights; probabilities and draws are float32 in any case.
 
         Args:
-            lq: (b, 3, H/s, W/s) float, RGB in [0, 1], any size >= 1x1; or what `prepare` made of it.
+            lq: (b, 3, H/s, W/s) float, RGB in [0, 1], any size >= 1x1; or the result of `prepare`.
             config: default ``self.sampling``.
             seed: one int (every image the same stream) or one per image. An image's result does not depend on the
                 others in the batch.
@@ -124,16 +124,17 @@ class ITER(nn.Module):
                 stay to the end (unless ``config`` redraws kept tokens or is not adaptive).
             tokens: (b, h, w) int64 of an earlier result for ``lq``, which stay where ``redraw`` does not mark them.
             redraw: mask of tokens to draw anew, see `iter_arch.regions`; None: ``tokens`` are only decoded.
-            tile: LQ pixels of a tile's side, at least one window of tokens (`multiple`), in whole windows. Networks see
-                a tile at a time: less memory, and another result. None: no tiles.
+            tile: LQ pixels of a tile's side, at least one window of tokens (`multiple`), in whole windows. Networks
+                process one tile at a time, which needs less memory and changes the result. None: no tiles.
             overlap: LQ pixels that neighboring tiles share, default a quarter of the tile, in whole tokens.
-            batch: tiles (images, where there are no tiles) that go through a network at a time, at least 1; what comes
-                out does not depend on it. Default: the images of the batch.
-            on_progress: called with (done, total) after every batch of tiles. What it raises ends the restoration.
-            on_rows: called with (top, rows (b, 3, n, W)) from top to bottom, valid during the call; no image is kept.
+            batch: how many tiles (without tiling, images) go through a network at a time, at least 1. It does not
+                change the result. Default: the images of the batch.
+            on_progress: called with (done, total) after every batch of tiles. Raise from it to end the restoration.
+            on_rows: called with (top, rows (b, 3, n, W)) from top to bottom; the rows are valid during the call only.
+                The returned image is then empty.
 
         Returns:
-            Restored, the image in the dtype of ``lq``; without rows where ``on_rows`` took them.
+            Restored, with the image in the dtype of ``lq``.
 
         Raises:
             ValueError: names the argument, its value and the rule.
@@ -167,9 +168,10 @@ class ITER(nn.Module):
         batch: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> Prepared:
-        """What restorations of ``lq`` with different options share: E_l, its expected codes and the first evaluation.
+        """Compute once what restorations of ``lq`` with different options share: E_l, its expected codes, first
+        evaluation.
 
-        Args: as for `restore`, which accepts the result in the place of lq.
+        Args: as for `restore`, which accepts the result in place of lq.
 
         Example:
             >>> prepared = net.prepare(lq)
@@ -189,7 +191,7 @@ class ITER(nn.Module):
         redraw: Tensor | None,
         config: SamplingConfig,
     ) -> dict[str, Tensor | None]:
-        """What says where tokens are drawn, in the words of `TiledNetworks.sample`."""
+        """The arguments of `TiledNetworks.sample` that say where tokens are drawn."""
         good, canvas = prepared.good, prepared.canvas
         if tokens is None and redraw is not None:
             raise ValueError("redraw needs the tokens of an earlier result: restore(..., tokens=, redraw=)")
@@ -210,7 +212,7 @@ class ITER(nn.Module):
         work: Work,
         config: SamplingConfig,
     ) -> Prepared:
-        """``lq`` itself or what becomes of it; ``work`` has counted it."""
+        """``lq`` prepared, if it is not already; ``work`` has counted it."""
         if isinstance(lq, Prepared):
             if tile is not None or overlap is not None:
                 raise ValueError("tile and overlap belong to prepare(lq, tile=, overlap=): lq is prepared already")
@@ -265,7 +267,7 @@ def _check_batch(batch: int | None) -> None:
 
 
 def _gather(rows: Iterator[tuple[int, Tensor]], prepared: Prepared, scale: int, on_rows: OnRows | None) -> Tensor:
-    """The image of an lq from its rows, without padding, in the dtype of lq; or they are handed on."""
+    """Collect rows into an image without padding, in the dtype of lq, or pass them to ``on_rows``."""
     canvas = prepared.canvas
     height, width = scale * canvas.height, scale * canvas.width
     image = prepared.good.new_empty(canvas.images, 3, height if on_rows is None else 0, width, dtype=prepared.dtype)

@@ -13,10 +13,10 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def init_convs(network: nn.Module) -> None:
-    """Start as nearly a linear path: convs outside ResBlocks keep the variance, every ResBlock adds zeros.
+    """Initialize to a nearly linear path: convs outside ResBlocks keep the variance, and every ResBlock adds zeros.
 
-    PyTorch's default leaves a third of the variance a conv; through the levels of a VQGAN the colors of an image then
-    drown in what the blocks add, and thousands of iterations pass before they are learned.
+    With PyTorch's default, every conv leaves a third of the variance. After the levels of a VQGAN, little is left of an
+    image's colors, and learning them takes thousands of iterations.
     """
     blocks = [module for module in network.modules() if isinstance(module, ResBlock)]
     last = {block.conv2 for block in blocks}
@@ -66,8 +66,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest x2 and conv3x3: (b, c, h, w) -> (b, c, 2h, 2w).
 
-    Computed as one transposed conv: of the nine weights that a pixel meets, those that see the same input are added
-    first, which leaves four.
+    Computed as one transposed conv: weights that see the same input pixel are added first, which leaves four of nine.
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""In which dtype a device runs the networks of ITER (arXiv:2312.05616) fastest."""
+"""The dtype in which a device runs the networks of ITER (arXiv:2312.05616) fastest."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ PRECISIONS = ("auto", *DTYPES)
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of the weights for 'bf16', 'fp16', 'float32' or 'auto'.
 
-    'auto' is bfloat16 where ``device`` computes in it, float16 on a GPU that computes in that only, and float32 else,
-    always on Apple's GPUs.
+    'auto' is bfloat16 if the hardware of ``device`` supports it, float16 on a GPU that supports only that, and
+    otherwise float32. It is always float32 on Apple's GPUs.
 
     Raises:
         ValueError: another name, or another precision than float32 on an Apple GPU.
@@ -26,7 +26,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 matrices by itself: GPUs since Ampere, CPUs with AMX or AVX512-BF16."""
+    """Whether the hardware multiplies bfloat16 matrices: GPUs since Ampere, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
@@ -36,10 +36,10 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def has_fp16(device: torch.device) -> bool:
-    """Whether the hardware multiplies float16 matrices by itself: GPUs since Volta."""
+    """Whether the hardware multiplies float16 matrices: GPUs since Volta."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def widened(x: Tensor) -> Tensor:
-    """``x`` in float32, or in float64 where it is: for what half precision would lose."""
+    """``x`` in float32, or in float64 if it is that: for steps in which half precision would lose too much."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""How far the restoration of a batch is: tiles that have gone through the networks of ITER (arXiv:2312.05616)."""
+"""Progress of the restoration of a batch: how many tiles have gone through the networks of ITER (arXiv:2312.05616)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ ENCODE, EVALUATE, REFINE, DECODE = 1, 0, 2, 5
 
 @dataclass
 class Work:
-    """Counts what is done, in units of about the same time, and reports it.
+    """Counts the work done, in units that take about the same time, and reports it.
 
     on_progress: called with (done, total) after every batch of tiles; total shrinks once the start steps are known.
     done, total: units.
@@ -22,11 +22,11 @@ class Work:
     total: int = 0
 
     def expect(self, tiles: int, steps: float) -> None:
-        """Expect the tiles of all images together to take this many steps, on average."""
+        """Set the total: tiles of all images together, and the steps that they take on average."""
         self.total = round(tiles * (ENCODE + REFINE * steps + DECODE))
 
     def advance(self, units: int) -> None:
-        """``units`` more are done. What ``on_progress`` raises ends the restoration."""
+        """Count ``units`` more as done. An exception from ``on_progress`` ends the restoration."""
         self.done += units
         if self.on_progress is not None and units:
             self.on_progress(self.done, self.total)

@@ -74,7 +74,7 @@ class VectorQuantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             codebook = widened(self.embedding.weight)
             flat = z.to(codebook.dtype).permute(0, 2, 3, 1).flatten(0, 2)
-            # ||z||^2 is the same for every code and left out.
+            # ||z||^2 is the same for every code, so it is left out.
             distance = torch.addmm(codebook.square().sum(1), flat, codebook.t(), alpha=-2)
             return distance.argmin(1).view(z.shape[0], *z.shape[2:])
 
@@ -94,11 +94,11 @@ class VectorQuantizer(nn.Module):
 class FSQ(nn.Module):
     """Finite scalar quantization (arXiv:2309.15505): every channel is rounded to one of a few levels.
 
-    There is no codebook to learn, to start or to revive, and no loss: N is the product of the levels.
+    There is no codebook to learn, initialize, or revive, and no loss. N is the product of the levels.
 
     Args:
-        levels: number of levels of every channel, each from 2 to 64; d is how many there are. The paper advises 5 or
-            more each: [8, 8, 8] are 512 codes, [8, 5, 5, 5] are 1000.
+        levels: number of levels of every channel, each from 2 to 64; d is their count. The paper advises 5 or more
+            each: [8, 8, 8] gives 512 codes, [8, 5, 5, 5] gives 1000.
     """
 
     sizes: Tensor
@@ -130,7 +130,7 @@ class FSQ(nn.Module):
 
     def _level(self, z: Tensor) -> Tensor:
         """z (b, d, h, w) -> level of every channel before rounding, in (-0.5, levels - 0.5)."""
-        # Up to half a level beyond the outermost, less a hair, so that each is an equal part of the range.
+        # Reaches almost half a level beyond the outermost, so that each level covers an equal part of the range.
         return widened(z).tanh() * (self.sizes - 1e-3) / 2 + (self.sizes - 1) / 2
 
     def _to_codes(self, level: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ QuantizerSection = Annotated[
 
 
 def build_quantizer(section: Mapping[str, Any] | None) -> Quantizer:
-    """The quantizer of a yml's section; `VectorQuantizer` where it names no type.
+    """The quantizer of a yml's section; `VectorQuantizer` if it names no type.
 
     Raises:
         ValueError: an unknown type; lists the known ones.

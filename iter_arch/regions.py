@@ -1,7 +1,7 @@
-"""Maps and masks over an image, brought to the token map: where ITER (arXiv:2312.05616) keeps and where it draws.
+"""Converts maps and masks of an image to the token map: where ITER (arXiv:2312.05616) keeps tokens and where it draws.
 
-A picture of any size that covers the image, (b or 1, 1, height, width), or a value for every token of the padded image,
-(b or 1, h, w) as `Restored.tokens` has them.
+A map is a picture of any size that covers the image, (b or 1, 1, height, width), or has one value per token of the
+padded image, (b or 1, h, w), as in `Restored.tokens`.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from basicsr_compat.schema import Probability, problems_in
 
 
 class Canvas(NamedTuple):
-    """What maps are laid on: images, height, width of the LQ images; tokens_high, tokens_wide of the padded ones;
+    """What maps refer to: images, height, width of the LQ images; tokens_high, tokens_wide of the padded ones;
     unit: LQ pixels of a token's side."""
 
     images: int
@@ -27,9 +27,9 @@ class Canvas(NamedTuple):
 
 
 def alpha_per_token(alpha: float | Tensor, canvas: Canvas, device: torch.device) -> float | Tensor:
-    """The threshold of Eq. 6: a number as it is, or (b or 1, h, w) float32, the mean of the map over every token.
+    """The threshold of Eq. 6: a number unchanged, or (b or 1, h, w) float32, the mean of the map over each token.
 
-    A mean lies between the smallest and the largest of its values, without rounding: a map is constant where it was.
+    Means are clamped to the range of their values, so a constant map stays exactly constant.
 
     Raises:
         ValueError: a wrong shape or dtype, or values outside [0, 1].
@@ -50,7 +50,7 @@ def alpha_per_token(alpha: float | Tensor, canvas: Canvas, device: torch.device)
 
 
 def redraw_per_token(redraw: Tensor, canvas: Canvas, device: torch.device) -> Tensor:
-    """(b, h, w) bool: tokens that the mask touches anywhere. Floating point marks what is at least 0.5.
+    """(b, h, w) bool: every token that the mask touches. In a floating-point mask, values of at least 0.5 are marked.
 
     Raises:
         ValueError: a wrong shape or dtype, or values outside [0, 1].
@@ -96,7 +96,7 @@ def _check_shape(name: str, given: Tensor, canvas: Canvas) -> None:
 
 
 def _on_tokens(picture: Tensor, canvas: Canvas, pool: Callable[..., Tensor]) -> Tensor:
-    """(b, 1, height, width) -> (b, h, w). Padding repeats the edges, so that it is what the tokens at the edge are."""
+    """(b, 1, height, width) -> (b, h, w). Padding repeats the edges, so it equals the tokens at the edge."""
     picture = pool(picture, (canvas.height, canvas.width))
     right, bottom = canvas.unit * canvas.tokens_wide - canvas.width, canvas.unit * canvas.tokens_high - canvas.height
     picture = F.pad(picture, (0, right, 0, bottom), mode="replicate")

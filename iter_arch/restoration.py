@@ -1,6 +1,6 @@
 """The four networks on the tiles of one batch of images, as Algorithm 2 calls them (ITER, arXiv:2312.05616).
 
-Not the networks' own forwards: what does not change while a batch is sampled is computed once here.
+Unlike the networks' own forwards, this computes what does not change during sampling only once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,7 @@ class TiledNetworks:
     """The networks of an ITER on whole maps, tile by tile.
 
     net: the ITER. tiles: of the token map. batch: tiles that go through a network together. work: counts them.
-    evaluator_biases, refiner_biases: attention biases for a tile; the same for all, so that they are computed once.
+    evaluator_biases, refiner_biases: attention biases of a tile, the same for all tiles.
     """
 
     net: "ITER"
@@ -100,7 +100,7 @@ class TiledNetworks:
         return self._run(REFINE, logits, S_t, m_t, S_l, m_l)
 
     def entropy(self, S_l: Tensor, m_l: Tensor, temperature: float) -> Tensor:
-        """Entropy in nats of what phi_r draws from where nothing is kept: (b, h, w) as for `refine` -> (b, 1, h, w)."""
+        """Entropy in nats of the distribution of phi_r with nothing kept: (b, h, w) as for `refine` -> (b, 1, h, w)."""
         entropy = torch.empty(S_l.shape, device=S_l.device)
         for where, logits in self.refine(S_l, torch.zeros_like(m_l), S_l, m_l):
             entropy[where] = torch.special.entr((logits.float() / temperature).softmax(1)).sum(1)
@@ -181,10 +181,10 @@ def _decode_blended(vqgan: CodeTokenizer, fidelity: float, tokens: Tensor, expec
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `ITER.restore` needs of lq (b, 3, height, width), whatever the options: E_l and the first evaluation.
+    """What `ITER.restore` needs for lq (b, 3, height, width) with any options: E_l and the first evaluation.
 
     S_l: (b, h, w) int64, the initial tokens of the padded image. good: (b, h, w) float32, p_e(good | S_l, S_l).
-    expected: (b, d, h, w) expected codes of E_l; d = 0 where fidelity cannot be above 0. canvas: sizes. dtype: of lq.
+    expected: (b, d, h, w) expected codes of E_l; d = 0 if fidelity must be 0. canvas: sizes. dtype: of lq.
     networks: with the tiles.
     """
 
@@ -196,7 +196,7 @@ class Prepared:
     networks: TiledNetworks
 
     def repeat(self, times: int) -> "Prepared":
-        """The batch ``times`` times over, one after the other: for results with other seeds."""
+        """The batch repeated ``times`` times, for results with other seeds."""
         if times == 1:
             return self
         S_l, good, expected = (x.repeat(times, *[1] * (x.ndim - 1)) for x in (self.S_l, self.good, self.expected))
@@ -204,7 +204,7 @@ class Prepared:
         return replace(self, S_l=S_l, good=good, expected=expected, canvas=canvas)
 
     def for_call(self, net: "ITER", batch: int | None, work: Work) -> TiledNetworks:
-        """The networks for one call, whose work does not count what is done already.
+        """The networks for one call.
 
         Raises:
             ValueError: another network prepared it.

@@ -32,17 +32,18 @@ class SamplingConfig:
             more of it (texture).
         schedule: gamma, see `iter_arch.schedule.mask_ratio`.
         adaptive: start from the good tokens of S_l at step T_s (Eq. 6 and 7) instead of from an empty map at T.
-        selection: what decides which tokens are kept, a name in `iter_arch.selection.SELECTIONS`: 'evaluator' (phi_e,
-            the paper), 'confidence' (MaskGIT's top-k of the refiner's own probability), 'halton' (a low-discrepancy
-            order of positions).
+        selection: which rule chooses the tokens to keep, a name in `iter_arch.selection.SELECTIONS`: 'evaluator'
+            (phi_e, the paper), 'confidence' (MaskGIT's top-k of the refiner's own probability), 'halton' (a
+            low-discrepancy order of positions).
         temperature: divides the refiner's logits, above 0.
         reevaluate: evaluate kept tokens anew at each step. Otherwise a kept token stays kept.
         redraw_kept: draw new tokens at kept positions too.
         fidelity: f in [0, 1]: D_H decodes (1 - f) c[S_0] + f sum_k p(k) c_k, p the softmax of E_l's logits. The
-            expected code keeps what a single draw loses: truer and softer. 0 is the paper.
+            expected code keeps what a single draw loses: the result is closer to the photo, and softer. 0 is the
+            paper's.
 
     Raises:
-        ValueError: values out of range, a line for each.
+        ValueError: values out of range, one line each.
 
     Example:
         >>> config = dataclasses.replace(net.sampling, alpha=0.3, steps=16)
@@ -140,12 +141,13 @@ def sample(
     fixed: Tensor | None = None,
     redraw: Tensor | None = None,
 ) -> Sampled:
-    """Algorithm 2 from line 3 on. Every image has its own T_s, quota and randomness, whatever else is in the batch.
+    """Algorithm 2 from line 3 on. Every image has its own T_s, quota and randomness, independent of the rest of the
+    batch.
 
     Args:
         refine: (S_t (k, h, w), m_t (k, h, w), rows (k,)) -> tiles of the logits (k, N, h, w); rows are the indices in
             the batch. A tile is (index into (k, h, w), logits there); each position is in one. Draws do not depend on
-            how the map is cut.
+            the tiles.
         evaluate: (S_t (k, h, w), rows (k,)) -> tiles of the logits (k, 2, h, w), channel 1 'good'.
         tokens: S_l (b, h, w) int64; with ``redraw`` the tokens of an earlier result.
         good: m_s of Eq. 6 (b, h, w) bool: tokens of S_l evaluated as good.
@@ -158,7 +160,7 @@ def sample(
     start = start_of(good, config, fixed) if redraw is None else start_of_redraw(redraw, config)
     mask, steps = start.mask, start.steps
     step = Step(refine, evaluate, config)
-    # Nothing in the loop waits for the device: the images of every step are a part of one index.
+    # Nothing in the loop waits for the device: the images of each step are slices of one index.
     order = sorted(range(len(steps)), key=lambda i: -steps[i])
     index, start_tensor = torch.tensor([order, steps], device=tokens.device)
     for t in range(max(steps), 0, -1):
@@ -235,7 +237,7 @@ class Step:
         drawn, probability = self.draw(self.refine(tokens, kept, rows), tokens, kept, fixed, uniform)
         if min(quotas) == n:
             return drawn, torch.ones_like(kept)
-        # An image that keeps all draws no more than it would alone.
+        # An image that keeps all tokens makes no more draws than it would alone.
         choosing = [generator if quota < n else None for generator, quota in zip(generators, quotas, strict=True)]
         state = SelectionState(
             t=t,

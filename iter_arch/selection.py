@@ -18,12 +18,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SelectionState:
-    """What a rule may look at, for the k images that step t is taken in.
+    """What a rule may use, for the k images that take step t.
 
     t: the step, T..1. tokens: (k, h, w) int64, drawn or kept. kept: (k, h, w) bool, what the step before kept.
     probability: (k, h, w) float32, which the refiner gave to each token. draw_uniform: () -> (k, h, w) float32 in
-    [0, 1), from each image's own generator. log_good: () -> (k, h, w) float32, log p_e(good); runs phi_e. memo: what a
-    rule computes once per sampling; shared by all steps.
+    [0, 1), from each image's own generator. log_good: () -> (k, h, w) float32, log p_e(good); runs phi_e. memo: a
+    rule's own values, shared by all steps.
     """
 
     t: int

@@ -3,8 +3,8 @@
     import iter_arch.spandrel_plugin
     model = spandrel.ModelLoader().load_from_file("ITER_x4.pth")
 
-Detected are whole ITERs: files of `iter_arch.save_pretrained`, of ``basicsr convert``, and the authors' released ones.
-spandrel passes on tensors alone: architecture and sampling are in one of them, and else read from keys and shapes.
+It detects whole ITERs: files of `iter_arch.save_pretrained`, of ``basicsr convert``, and the authors' releases.
+spandrel passes on tensors only, so architecture and sampling are stored in one; otherwise keys and shapes tell.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ try:
 except ImportError as error:
     raise ImportError(f"iter_arch.spandrel_plugin needs spandrel ({error}); pip install spandrel") from error
 
-# Pixels of the restored image; larger ones are restored in tiles.
+# Pixels of the restored image above which it is restored in tiles.
 TILE = 1024
 
 
 class ITERArch(Architecture[ITER]):
-    """How spandrel finds out that a state dict is an ITER's, and loads it."""
+    """Tells spandrel whether a state dict is an ITER's, and loads it."""
 
     def __init__(self) -> None:
         super().__init__(

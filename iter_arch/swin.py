@@ -55,7 +55,7 @@ class SwinOptions:
             raise ValueError("; ".join(problems))
 
     def updated(self, section: "SwinOptions | Mapping[str, Any] | None") -> "SwinOptions":
-        """These options, with those that a section of a yml sets; options of their own as they are."""
+        """These options, updated with a section of a yml. A SwinOptions is returned unchanged."""
         return section if isinstance(section, SwinOptions) else replace(self, **(section or {}))
 
 
@@ -96,7 +96,7 @@ def merge(windows: Tensor, shape: torch.Size, window: int) -> Tensor:
 def attention_with_bias_gradient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     """Attention (b * windows, heads, n, d) with a bias (1 or windows, heads, n, n), its softmax in float32.
 
-    On a CPU PyTorch's own falls back to twice the time where the bias needs a gradient.
+    On a CPU, PyTorch's own function takes twice the time if the bias needs a gradient.
     """
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     scores = (scores.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)

@@ -28,7 +28,7 @@ class Reconstructed(NamedTuple):
 
 @register("arch")
 class SwinVQGAN(nn.Module):
-    """VQGAN with Swin blocks in the place of non-local attention; a token is 8x8 pixels for four levels.
+    """VQGAN with Swin blocks in place of non-local attention; with four levels, a token stands for 8x8 pixels.
 
     Args:
         base_channels: channels of the first level.
@@ -105,7 +105,7 @@ class SwinVQGAN(nn.Module):
 
 def decode_codes(decoder: nn.Sequential, codes: Tensor) -> Tensor:
     """D_H on codes (b, d, h, w) -> image (b, 3, H, W), at least float32, nominally in [0, 1], not clamped."""
-    # bfloat16 has as many steps in [0.5, 1) as in [-1, 1] of the decoder's output: the difference would be lost.
+    # In bfloat16, shifting the decoder's output from [-1, 1] to [0, 1] would lose precision.
     return (widened(decoder(codes.to(next(decoder.parameters()).dtype))) + 1) / 2
 
 

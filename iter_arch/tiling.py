@@ -1,8 +1,8 @@
-"""Padding rule and tiled evaluation of networks, so that memory is set by the tile and not by the image.
+"""Padding, and networks run tile by tile, so that memory depends on the tile and not on the image.
 
-The iterations of Algorithm 2 run on the token map of the whole image, which is small; only the networks run tile by
-tile, and their outputs are blended over the overlap, one row of tiles after the other. Every position therefore has one
-token, drawn once, and quotas are those of the whole image: tiles cannot disagree.
+Algorithm 2 iterates on the token map of the whole image, which is small. Only the networks run tile by tile, and their
+outputs are blended in the overlap, row by row. Every position has one token, drawn once, and quotas are those of the
+whole image, so tiles cannot disagree.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from iter_arch.precision import widened
 
-# Tokens whose outputs are handed on together, in rows of the grid.
+# Rows of tokens whose outputs are yielded together.
 STRIP_ROWS = 8
 
-# Where a tile of an output is in maps (b, h, w): slices of the batch, or of the batch and the rows.
+# The place of a tile of an output in maps (b, h, w): slices of the batch, or of the batch and the rows.
 TileIndex = tuple[slice, ...]
 
 
@@ -41,14 +41,14 @@ class Tile(NamedTuple):
         return x[..., rows, columns]
 
 
-# A tile, the images of the batch that it is cut from, and what a network made of them.
+# A tile, the images of the batch that it is cut from, and the output of a network.
 TilePiece = tuple[Tile, slice, Tensor]
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pad right and bottom by reflection up to the next multiple; nothing is added when it already fits.
+    """Pad right and bottom by reflection up to the next multiple. A size that fits already stays.
 
-    x: (b, c, h, w), any size >= 1x1; smaller than the padding works too, by reflecting repeatedly.
+    x: (b, c, h, w), any size >= 1x1. An image smaller than the padding is reflected repeatedly.
     """
     for dim in (2, 3):
         size = x.shape[dim]
@@ -85,7 +85,8 @@ def run_tiles(
         maps: (b, ..., factor * h, factor * w), whole images.
 
     Yields:
-        (tile, images, output): images is a slice of the b images, output (images, ...) what the network made of them.
+        (tile, images, output): images is a slice of the b images, and output (images, ...) the network's output for
+        them.
     """
     items = [(tile, image) for tile in tiles for image in range(len(maps[0]))]
     for begin in range(0, len(items), batch):
@@ -119,7 +120,7 @@ def feather(axis: list[Span], factor: int, device: torch.device) -> dict[Span, T
 def blend_strips(
     pieces: Iterator[TilePiece], tiles: list[Tile], images: int, *, factor: int = 1
 ) -> Iterator[tuple[TileIndex, Tensor]]:
-    """Blend pieces of `run_tiles`, handing on rows as soon as no other tile adds to them.
+    """Blend pieces of `run_tiles`, yielding rows as soon as no other tile adds to them.
 
     Args:
         images: b, the number of images.
@@ -152,7 +153,7 @@ def blend_strips(
         elif start > top:
             yield from finished(band, start)
             kept = max(0, band.shape[2] - (start - top))
-            # In place: a second band of the logits of a wide image would be the largest tensor of all.
+            # In place, because a second band of logits would be the largest tensor of all for a wide image.
             band[:, :, :kept] = band[:, :, start - top :].clone()
             band[:, :, kept:] = 0
             top = start

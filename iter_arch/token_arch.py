@@ -63,7 +63,7 @@ class TokenNetwork(nn.Module):
 class TokenRefiner(TokenNetwork):
     """phi_r: logits (b, N, h, w) of S_h given the tokens kept so far and S_l (Eq. 4).
 
-    A masked position of S_t contributes only the learned mask embedding, whatever token stands there. S_l is never
+    A masked position of S_t contributes only the learned mask embedding, not its token. S_l is never
     masked, but the mask embedding is added where it was evaluated as bad.
 
     Args:

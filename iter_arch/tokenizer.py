@@ -1,4 +1,4 @@
-"""What ITER asks of a tokenizer, the network between images and tokens (ITER, arXiv:2312.05616, Sec. 3.1).
+"""The tokenizer interface of ITER, the network between images and tokens (ITER, arXiv:2312.05616, Sec. 3.1).
 
 `SwinVQGAN` is the paper's. Another one is a network registered in BasicSR's ARCH_REGISTRY that has what `Tokenizer`
 lists; a yml names it under ``vqgan``: ``vqgan: {type: MyTokenizer, ...}``.
@@ -14,7 +14,7 @@ from basicsr_compat.schema import OneOf
 from iter_arch.quantizer import Quantizer
 
 DEFAULT = "SwinVQGAN"
-# Pixels of a token's side in the paper, which an LQEncoder of its own is built for; an ITER asks its tokenizer.
+# Pixels of a token's side in the paper: the default of an LQEncoder alone. An ITER takes it from its tokenizer.
 FACTOR = 8
 
 
@@ -47,7 +47,7 @@ class Tokenizer(Protocol):
 
 
 class CodeTokenizer(Tokenizer, Protocol):
-    """A tokenizer that also decodes codes which are no entries of its codebook."""
+    """A tokenizer that can also decode codes that are not in its codebook."""
 
     quantizer: Quantizer
 
@@ -69,10 +69,10 @@ TokenizerSection = Annotated[
 
 
 def build_tokenizer(section: Mapping[str, Any] | None) -> Tokenizer:
-    """The tokenizer of a yml's section; `SwinVQGAN` where it names no type.
+    """The tokenizer of a yml's section; `SwinVQGAN` if it names no type.
 
     Raises:
-        ValueError: an unknown type, or a network that is no tokenizer; names what it lacks.
+        ValueError: an unknown type, or a network that is not a tokenizer; names what is missing.
     """
     options = dict(section or {})
     name = options.pop("type", DEFAULT)

@@ -1,4 +1,4 @@
-"""What of a restoration was read from the input, and what was invented: results of ITER (arXiv:2312.05616) compared.
+"""Uncertainty: which parts of a restoration by ITER (arXiv:2312.05616) the input determines, and which are invented.
 
 Where the draws of Algorithm 2 do not matter, results with different seeds agree.
 """
@@ -43,17 +43,17 @@ def uncertainty(
     batch: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Uncertainty:
-    """Mean and deviation of ``samples`` restorations, and how undecided phi_r is before it draws; E_l runs once.
-    Memory is that of one restoration of ``batch`` images and three images more.
+    """Mean and deviation of ``samples`` restorations, and the entropy of phi_r before it draws. E_l runs once. Memory
+    is that of one restoration of ``batch`` images, plus three images.
 
     Args:
         lq: (b, 3, H/s, W/s) float, RGB in [0, 1].
         samples: restorations of every image, at least 1, with the seeds seed, seed + 1, ...
         config, alpha: as for `ITER.restore`.
-        prepared: ``net.prepare(lq)``, where it is there already.
+        prepared: ``net.prepare(lq)``, if computed before.
         color_correction, color_levels: applied to every restoration first, see `iter_arch.color.match_color`.
-        tile, overlap, batch, on_progress: as for `ITER.restore`. From a batch of twice the images of ``lq`` on, several
-            samples are drawn together, which is faster on a GPU.
+        tile, overlap, batch, on_progress: as for `ITER.restore`. With a ``batch`` of at least twice the images of
+            ``lq``, several samples are drawn together, which is faster on a GPU.
 
     Returns:
         Uncertainty, mean and std in the dtype of ``lq``. The entropy is that of phi_r at an empty map, from 0 to log N:
@@ -109,7 +109,7 @@ class _Moments:
 
 
 def _part_of(on_progress: OnProgress | None, number: int, parts: int) -> OnProgress | None:
-    """What a part tells, as progress of the whole."""
+    """Progress of one part as progress of the whole."""
     if on_progress is None:
         return None
     return lambda done, total: on_progress(number * total + done, parts * total)

@@ -1,8 +1,8 @@
 """Checkpoints of a whole ITER: our own files, those shipped with the package, and the authors' released ones.
 
-Our file is one safetensors with the weights and the constructor arguments, the sampling that they are tuned for among
-them: as JSON in the metadata, for people, and in a tensor, for programs that pass on tensors alone. The authors' files
-(see `iter_arch.pretrained.released`) are read as they are wherever ours are.
+Our files are safetensors files that hold the weights and the constructor arguments, including the sampling that the
+weights are tuned for. The arguments are JSON in the metadata, for people, and in a tensor, for programs that pass on
+tensors only. The authors' files (see `iter_arch.pretrained.released`) are accepted wherever ours are.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from iter_arch.pretrained.released import from_released, is_released
 from iter_arch.sampling import SamplingConfig
 
 PARTS = ("vqgan", "lq_encoder", "refiner", "evaluator")
-# The name of the constructor arguments, in the metadata and among the tensors (uint8, the bytes of the JSON).
+# The key of the constructor arguments, in the metadata and among the tensors (uint8, the bytes of the JSON).
 CONFIG = "iter_config"
 
 
@@ -40,9 +40,9 @@ def load_pretrained(name: str | Path) -> ITER:
     """Load the whole of an ITER.
 
     Args:
-        name: a name of `shipped()` such as 'iter_tiny_x4'; 'released_x4' or 'released_x2', looked for in
-            experiments/pretrained_models/ and in the cache, and else downloaded; or the path of a file of
-            `save_pretrained`, or of a released one.
+        name: a name of `shipped()` such as 'iter_tiny_x4'; 'released_x4' or 'released_x2', which are downloaded unless
+            they are in experiments/pretrained_models/ or in the cache; or the path of a file of `save_pretrained`, or
+            of a released one.
 
     Returns:
         ITER in eval mode on the CPU, float32; its ``sampling`` is what the weights are tuned for.
@@ -65,8 +65,8 @@ def load_released(
 
     Args:
         checkpoint: path, or the file's content, or its ``params``.
-        vqgan_checkpoint: ITER_swinvqgan.pth in the same forms, for a checkpoint without ``vqgan.*``; it replaces them
-            where there are some. By default the one in the folder of ``checkpoint``, if it is needed.
+        vqgan_checkpoint: ITER_swinvqgan.pth in the same forms, for a checkpoint without ``vqgan.*``; if there are such
+            keys, it replaces them. By default the one in the folder of ``checkpoint``, if needed.
 
     Returns:
         ITER in eval mode on the CPU, float32; its ``sampling`` is `SamplingConfig.released()`.
@@ -98,14 +98,14 @@ def save_pretrained(net: ITER, path: str | Path, *, dtype: torch.dtype = torch.f
 
 
 def write_safetensors(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write weights as they are, and the architecture where known; the file is there whole or as it was before."""
+    """Write weights unchanged, and the architecture if known. A failed write leaves the old file as it was."""
     metadata = {"format": "pt"}
-    # Cloned: safetensors refuses tensors that share memory.
+    # Clone, because safetensors refuses tensors that share memory.
     state = {key: x.detach().cpu().clone(memory_format=torch.contiguous_format) for key, x in checkpoint.state.items()}
     if checkpoint.config is not None:
         metadata[CONFIG] = json.dumps(checkpoint.config)
         state[CONFIG] = torch.frombuffer(bytearray(metadata[CONFIG].encode()), dtype=torch.uint8)
-    # Not save_file, whose files no other user may read.
+    # Not save_file: no other user may read its files.
     with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
         file.write(save(state, metadata))
 
@@ -135,7 +135,7 @@ def read_weights(name: str | Path, param_key: str | None = None) -> Checkpoint:
 
 
 def read_file(path: str | Path, param_key: str | None = None) -> Checkpoint:
-    """As `read_weights`, but the weights as they are in the file: their names, their dtypes."""
+    """As `read_weights`, but with names and dtypes as in the file."""
     content = files.read_checkpoint(path)
     if not files.is_safetensors(path):
         config = content.get("config") if isinstance(content, Mapping) else None
@@ -149,7 +149,7 @@ def read_file(path: str | Path, param_key: str | None = None) -> Checkpoint:
 
 
 def split_config(state: Mapping[str, Tensor], source: str | Path) -> Checkpoint:
-    """A state dict without the tensor that holds the constructor arguments, and these, where there are some."""
+    """Split a state dict into the weights and the constructor arguments, if it holds any."""
     weights = {key: value for key, value in state.items() if key != CONFIG}
     if CONFIG not in state:
         return Checkpoint(weights, None)
@@ -170,7 +170,7 @@ def _upgraded(config: Any) -> Any:
 
 
 def whole_checkpoint(state: dict[str, Tensor]) -> Checkpoint:
-    """The weights with the constructor arguments that keys and shapes tell, where they are a whole ITER.
+    """The weights with constructor arguments inferred from keys and shapes, if they are a whole ITER.
 
     Raises:
         ValueError: the parts do not fit each other; the first differences are named.
@@ -205,7 +205,7 @@ def build(checkpoint: Checkpoint, source: str | Path) -> ITER:
 
 
 def _construct(config: Any, state: Mapping[str, Tensor], source: str | Path) -> ITER:
-    """The ITER of a config that may be anything; no memory is taken before it is known to be that of the weights."""
+    """The ITER of an untrusted config. Allocates no memory before the config is known to fit the weights."""
     if not isinstance(config, Mapping):
         raise ValueError(f"{source} is not an ITER of this version: its config is a {type(config).__name__}")
     problems = list(section_problems(config, ITER, ""))
@@ -214,14 +214,14 @@ def _construct(config: Any, state: Mapping[str, Tensor], source: str | Path) -> 
     try:
         with on_meta():
             expected = ITER(**config).state_dict()
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # the last two of numbers beyond all memory
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # the last two: sizes beyond all memory
         raise ValueError(f"{source} is not an ITER of this version: {format_error(error)}") from None
     files.require_fit(expected, state, f"{source} does not fit ITER")
     return ITER(**config)
 
 
 def sampling_of(checkpoint: Checkpoint, source: str | Path) -> SamplingConfig | None:
-    """The sampling that a checkpoint's weights are tuned for, or None where it does not say."""
+    """The sampling that a checkpoint's weights are tuned for, or None if it does not say."""
     section = checkpoint.config.get("sampling") if isinstance(checkpoint.config, Mapping) else None
     if section is None:
         return None

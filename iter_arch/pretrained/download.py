@@ -1,4 +1,4 @@
-"""Where weights are: in the package, in a folder, in the cache, or on a release page (ITER, arXiv:2312.05616)."""
+"""Finds weights: in the package, in a folder, in the cache, or on a release page (ITER, arXiv:2312.05616)."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from basicsr_compat.files import atomic_write
 from basicsr_compat.schema import format_error
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-# Where BasicSR's users keep weights of others, below the current folder.
+# Where BasicSR's users keep downloaded weights, below the current folder.
 FOLDER = Path("experiments/pretrained_models")
 TIMEOUT = 60
 ATTEMPTS = 10  # of a download that breaks off
@@ -23,7 +23,7 @@ HUB = "hf:"
 
 
 class Remote(NamedTuple):
-    """A file that can be downloaded. sha256: of its content, where it is known."""
+    """A file that can be downloaded. sha256: of its content, if known."""
 
     name: str
     url: str
@@ -31,7 +31,7 @@ class Remote(NamedTuple):
 
 
 RELEASE_URL = "https://github.com/chaofengc/ITER/releases/download/v0.1.0"
-# The authors' release; the VQGAN is for those of its files that have none.
+# The authors' release. The VQGAN completes those of its files that have none.
 REMOTES = {
     name: Remote(file, f"{RELEASE_URL}/{file}")
     for name, file in (
@@ -50,7 +50,7 @@ def shipped() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """The one cache of a user: the variable ITER_CACHE, or ~/.cache/iter-sr."""
+    """The user's cache: the variable ITER_CACHE, or ~/.cache/iter-sr."""
     return Path(os.environ.get("ITER_CACHE") or "~/.cache/iter-sr").expanduser()
 
 
@@ -79,7 +79,7 @@ def find_checkpoint(name: str | Path) -> Path:
 
 
 def find_local(name: str) -> Path | None:
-    """As `find_checkpoint`, but downloads nothing: None where the file is known and not there yet."""
+    """As `find_checkpoint`, but without a download: None if the file is known but not there yet."""
     if name in REMOTES:
         return local_copy(REMOTES[name])
     if name.startswith(HUB):
@@ -91,15 +91,16 @@ def find_local(name: str) -> Path | None:
 
 
 def local_copy(remote: Remote) -> Path | None:
-    """The file where it is there already: in experiments/pretrained_models/, else in the cache."""
+    """The file in experiments/pretrained_models/ or in the cache, if it is there."""
     return next((path for path in (FOLDER / remote.name, cache_folder() / remote.name) if path.is_file()), None)
 
 
 def fetch(remote: Remote) -> Path:
-    """`local_copy`, or else the file downloaded into the cache.
+    """`local_copy`, or the file downloaded into the cache.
 
     Raises:
-        FileNotFoundError: it is not there and cannot be downloaded, or what comes is not it; says what to put where.
+        FileNotFoundError: it is not there and cannot be downloaded, or the download is wrong; says which file to put
+            where.
     """
     path = local_copy(remote)
     if path is not None:
@@ -122,14 +123,14 @@ def fetch(remote: Remote) -> Path:
 
 
 def fetch_from_hub(name: str, *, local_only: bool = False) -> Path:
-    """A file of Hugging Face's hub, downloaded into the cache where it is not there yet or has changed.
+    """A file of Hugging Face's hub, downloaded into the cache if it is not there or has changed.
 
     Args:
         name: 'hf:owner/repo/file'; the file may be in a folder.
-        local_only: take it from the cache alone.
+        local_only: take it from the cache only.
 
     Raises:
-        FileNotFoundError: huggingface_hub is missing, the name is of another form, or the file cannot be had.
+        FileNotFoundError: huggingface_hub is missing, the name has another form, or the file cannot be downloaded.
     """
     owner, _, rest = name.removeprefix(HUB).partition("/")
     repo, _, file = rest.partition("/")
@@ -148,9 +149,9 @@ def fetch_from_hub(name: str, *, local_only: bool = False) -> Path:
 
 
 def _download(remote: Remote, path: str) -> None:
-    """Raises OSError or HTTPException where the file cannot be had, and OSError where it is another than expected.
+    """Raises OSError or HTTPException if the file cannot be downloaded, and OSError if it is not the expected one.
 
-    A transfer that breaks off is continued, as long as each attempt brings more of the file.
+    A transfer that breaks off is continued as long as each attempt receives more of the file.
     """
     with open(path, "wb") as file, _progress(remote.name) as bar:
         for attempt in range(ATTEMPTS):
@@ -167,7 +168,7 @@ def _download(remote: Remote, path: str) -> None:
 
 
 def _receive(url: str, file: BinaryIO, bar: Any) -> None:
-    """Append what ``file`` does not hold yet; all of it where the server cannot continue."""
+    """Append the rest of the file, or start over if the server cannot continue."""
     start = file.tell()
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     with urlopen(request, timeout=TIMEOUT) as response:
@@ -193,7 +194,7 @@ def _sha256(path: str) -> str:
 
 
 def _progress(name: str) -> Any:
-    """A bar on a terminal, where there is one."""
+    """A progress bar, if there is a terminal."""
     from tqdm import tqdm
 
     return tqdm(desc=name, unit="B", unit_scale=True, disable=None, file=sys.stderr)

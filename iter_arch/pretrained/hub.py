@@ -1,4 +1,4 @@
-"""ITER (arXiv:2312.05616) on Hugging Face's hub, by huggingface_hub's mixin; needs `pip install 'iter-sr[hub]'`."""
+"""ITER (arXiv:2312.05616) on Hugging Face's hub, with huggingface_hub's mixin; needs `pip install 'iter-sr[hub]'`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class HubITER(
 
     @classmethod
     def from_checkpoint(cls, name: str | Path) -> HubITER:
-        """What `iter_arch.load_pretrained` loads, in eval mode, ready for ``push_to_hub``."""
+        """As `iter_arch.load_pretrained`, in eval mode, ready for ``push_to_hub``."""
         net = load_pretrained(name)
         hub_net = cls(**net.config | {"sampling": dataclasses.asdict(net.sampling)})
         hub_net.load_state_dict(net.state_dict())

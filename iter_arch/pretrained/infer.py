@@ -1,4 +1,4 @@
-"""Which ITER a state dict belongs to, read from its keys and shapes (networks of arXiv:2312.05616)."""
+"""Infers the ITER that a state dict belongs to from keys and shapes (networks of arXiv:2312.05616)."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from iter_arch.sampling import SamplingConfig
 
 NETWORKS = ("lq_encoder", "refiner", "evaluator")
 SWIN_FIELDS = ("dim", "depth", "groups", "heads", "window", "mlp_ratio", "residual_groups", "gate")
-# Names of arguments in checkpoints of earlier versions, and the section and name that they have now.
+# Names of arguments in checkpoints of earlier versions, and their section and name now.
 EARLIER_NAMES = {name: ("swin", name) for name in SWIN_FIELDS}
 EARLIER_VQGAN_NAMES = EARLIER_NAMES | {
     "swin_dim": ("swin", "dim"),
@@ -26,8 +26,9 @@ EARLIER_VQGAN_NAMES = EARLIER_NAMES | {
 def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Constructor arguments of the `ITER` whose ``state_dict()`` this is.
 
-    They are those that were used, up to what changes neither shapes nor outputs (`beta` of the quantizer). Weights that
-    the answer does not depend on are not looked at: `basicsr_compat.files.state_difference` does that.
+    They are the arguments that were used, except those that change neither shapes nor outputs (`beta` of the
+    quantizer). Weights that the answer does not depend on are not checked; `basicsr_compat.files.state_difference` does
+    that.
 
     Raises:
         ValueError: a weight that the answer depends on is missing or has an impossible shape.
@@ -39,7 +40,7 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments as a checkpoint holds them, under the names that they have in this version."""
+    """Constructor arguments of a checkpoint, under their names in this version."""
     config = dict(config)
     for part in ("vqgan", *NETWORKS):
         if isinstance(config.get(part), Mapping):
@@ -53,7 +54,7 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_sampling(config: dict[str, Any]) -> dict[str, Any]:
-    """A config that says no sampling with that of the authors' weights, if its networks have the form of theirs."""
+    """A config without sampling gets that of the authors' weights, if its networks have the released form."""
     if "sampling" in config:
         return config
     sections = [config[name] for name in NETWORKS if isinstance(config.get(name), Mapping)]
@@ -76,7 +77,7 @@ def infer_vqgan(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if len(stages) != 1:
         raise ValueError(f"vqgan.encoder must have one Swin stage, not {len(stages)}")
     blocks = shapes.indices(r"encoder\.(\d+)\.conv1\.")
-    # Levels end at a change of size; the last one ends at the Swin stage, with a block that is not its own.
+    # A level ends where the size changes. The last one ends at the block before the Swin stage.
     ends = [*shapes.indices(r"encoder\.(\d+)\.conv\."), stages[0]]
     multipliers = []
     for end in ends:
@@ -154,7 +155,7 @@ def _swin(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
         "groups": len(shapes.indices(r"groups\.(\d+)\.")),
         "heads": heads,
         "window": (math.isqrt(table) + 1) // 2,
-        # Rounding may put the product below the integer that it stands for.
+        # Rounding may put the product below its integer.
         "mlp_ratio": ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim,
         "residual_groups": bool(shapes.indices(r"groups\.(\d+)\.conv\.")),
         "gate": bool(shapes.indices(r"groups\.(\d+)\.blocks\.\d+\.mlp\.gate\.")),

@@ -1,4 +1,5 @@
-"""The networks of an ITER as ONNX files for other runtimes (arXiv:2312.05616). Sampling is Algorithm 2 around them."""
+"""Exports the networks of an ITER (arXiv:2312.05616) as ONNX files for other runtimes. Sampling is left to the
+caller."""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ from basicsr_compat.files import atomic_write
 from iter_arch.iter_arch import ITER
 from iter_arch.swin_vqgan_arch import SwinVQGAN
 
-# Of the ONNX operators; the oldest with all of them that PyTorch writes without conversion.
+# The oldest set of ONNX operators that PyTorch writes without conversion.
 OPSET = 18
-# Windows along a side of the example that the networks are traced on: two sizes that differ from each other and from 1.
+# Height and width, in windows, of the example that the networks are traced on: neither equal nor 1.
 EXAMPLE = (3, 4)
 CODEBOOK, DESCRIPTION = "codebook", "iter.json"
 
 
 class Exported(NamedTuple):
-    """A network as it is exported. inputs: of the example, by name; multiples: of a side, by the input's name."""
+    """A network to export. inputs: an example, by name; multiple: what the sides of the inputs are multiples of."""
 
     network: nn.Module
     inputs: dict[str, Tensor]
@@ -53,10 +54,10 @@ class _Codebook(nn.Module):
 
 
 def parts(net: ITER) -> dict[str, Exported]:
-    """The networks that are exported, with an example of their inputs.
+    """The networks to export, with an example of their inputs.
 
     Raises:
-        ValueError: the tokenizer has no codes and no decoder of them.
+        ValueError: the tokenizer is not a SwinVQGAN.
     """
     if not isinstance(net.vqgan, SwinVQGAN):
         raise ValueError(f"vqgan.type={type(net.vqgan).__name__} must be SwinVQGAN to be exported")
@@ -76,7 +77,7 @@ def parts(net: ITER) -> dict[str, Exported]:
 
 
 def export_onnx(net: ITER, folder: str | Path) -> list[Path]:
-    """Write the networks of an ITER to ONNX files, for one image of any size that is whole windows.
+    """Write the networks of an ITER to ONNX files, for one image of any size in whole windows.
 
     Files: lq_encoder (E_l: lq -> logits), refiner (phi_r), evaluator (phi_e), codebook (tokens -> codes) and decoder
     (D_H: codes -> image, not clamped), and iter.json with scale, window and sampling.
@@ -89,7 +90,7 @@ def export_onnx(net: ITER, folder: str | Path) -> list[Path]:
         The files.
 
     Raises:
-        ValueError: a tokenizer of another kind.
+        ValueError: the tokenizer is not a SwinVQGAN.
         ImportError: onnx and onnxscript are not installed.
         NotSaved: a file cannot be written; says why.
     """
@@ -136,5 +137,5 @@ def _program(part: Exported) -> torch.onnx.ONNXProgram:
             )
         finally:
             logging.getLogger("torch.onnx").setLevel(level)
-    assert program is not None  # as without dynamo
+    assert program is not None  # None is for dynamo=False
     return program

@@ -1,8 +1,8 @@
 """The authors' released checkpoints as state dicts of our networks, and back (ITER, arXiv:2312.05616, release v0.1.0).
 
 ITER_x4.pth and ITER_x2.pth hold all four networks, or all but the VQGAN, which is then that of ITER_swinvqgan.pth. They
-are of our classes, with residual groups and gates. Names differ; besides, the embedding of tokens is a 1x1 conv there,
-and the two halves of the mixing layer are one. Both directions only rename, transpose, split and join.
+fit our classes, with residual groups and gates. Names differ, the token embedding is a 1x1 conv there, and the two
+halves of the mixing layer are one weight. Both directions only rename, transpose, split, and join.
 """
 
 import re
@@ -20,7 +20,7 @@ from iter_arch.swin import relative_position_index, shift_mask
 from iter_arch.swin_vqgan_arch import SwinVQGAN
 from iter_arch.token_arch import TokenEvaluator, TokenRefiner
 
-# Buffers without information: ignored in what is read, rebuilt in what is written.
+# Buffers that hold no information: ignored when reading, rebuilt when writing.
 DERIVED = ("relative_position_index", "attn_mask")
 # Tokens along a side of the 256x256 images whose attention masks the released files hold.
 MASK_GRID = 32
@@ -34,7 +34,7 @@ TOKEN_NETWORKS = {
 # The halves of `combine`, in the order in which the released networks concatenate the two token maps.
 HALVES = {"evaluator": ("mix_t", "mix_l"), "refiner": ("mix_l", "mix_t")}
 
-# Pairs (their name, our name) of modules; # stands for a number. The first that fits the beginning of a key is used.
+# Pairs (their name, our name) of modules; # stands for a number. The first that matches the beginning of a key is used.
 Names = list[tuple[str, str]]
 TOKEN_NETWORK_NAMES = [("code_emb", "embedding"), ("conv_out.0", "norm"), ("conv_out.2", "head")]
 LQ_BLOCK_NAMES = [("conv.0.norm", "norm1"), ("conv.2", "conv1"), ("conv.3.norm", "norm2"), ("conv.5", "conv2")]
@@ -101,9 +101,8 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of our networks as the authors' code loads them, bit for bit; the inverse of `from_released`.
 
-    Besides the weights the result has what their files have: ``generator.*``, an alias of the VQGAN's decoder (the same
-    tensors), and the derived buffers, rebuilt: relative_position_index (int64), and attn_mask (float32) for a grid of
-    32x32 tokens.
+    Like their files, the result also holds ``generator.*``, an alias of the VQGAN's decoder (the same tensors), and the
+    derived buffers, rebuilt: relative_position_index (int64), and attn_mask (float32) for a grid of 32x32 tokens.
 
     Args:
         state: ``ITER.state_dict()`` with or without ``vqgan.*``, or ``SwinVQGAN.state_dict()``, of the released form.
@@ -172,7 +171,7 @@ def _names(vqgan_stages: Iterable[Sequence[str]], stages: int) -> Names:
 
 
 def _renamer(names: Names, *, backwards: bool = False) -> Callable[[str], str]:
-    """Translates keys into ours, or backwards into theirs; a key that no name fits stays as it is."""
+    """Translates keys into ours, or backwards into theirs. A key without a match stays."""
     pairs = [(new, old) for old, new in names] if backwards else names
     patterns = [
         (re.compile(re.escape(old).replace(r"\#", r"(\d+)") + r"(?=\.)"), new.replace("#", "{}")) for old, new in pairs
@@ -189,7 +188,8 @@ def _renamer(names: Names, *, backwards: bool = False) -> Callable[[str], str]:
 
 
 def _linear(weight: Tensor) -> Tensor:
-    """The matrix of a 1x1 conv. Of anything else some matrix: shapes are checked afterwards, where keys are known."""
+    """The matrix of a 1x1 conv. Anything else gives some matrix, because shapes are checked later, where keys are
+    known."""
     return weight.flatten(1) if weight.ndim > 1 else weight.reshape(-1, 1)
 
 
@@ -208,7 +208,7 @@ def _join(ours: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
 
 
 def _parts(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict, on the meta device, of the networks that these weights are of."""
+    """The state dict, on the meta device, of the networks that these weights belong to."""
     configs: dict[str, dict[str, Any]] = {}
     if any(key.startswith("vqgan.") for key in ours):
         configs["vqgan"] = infer_vqgan(ours)
