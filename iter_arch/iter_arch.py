@@ -130,8 +130,8 @@ class ITER(nn.Module):
             batch: how many tiles (without tiling, images) go through a network at a time, at least 1. It does not
                 change the result. Default: the images of the batch.
             on_progress: called with (done, total) after every batch of tiles. Raise from it to end the restoration.
-            on_rows: called with (top, rows (b, 3, n, W)) from top to bottom; the rows are valid during the call only.
-                The returned image is then empty.
+            on_rows: called with (top, rows (b, 3, n, W)), valid during the call, from top to bottom. No image is
+                returned.
 
         Returns:
             Restored, with the image in the dtype of ``lq``.
