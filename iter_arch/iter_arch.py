@@ -130,8 +130,7 @@ class ITER(nn.Module):
             batch: how many tiles (without tiling, images) go through a network at a time, at least 1. It does not
                 change the result. Default: the images of the batch.
             on_progress: called with (done, total) after every batch of tiles. Raise from it to end the restoration.
-            on_rows: called with (top, rows (b, 3, n, W)), valid during the call, from top to bottom. No image is
-                returned.
+            on_rows: called with (top, rows (b, 3, n, W)) from top to bottom, valid during the call; returns no image.
 
         Returns:
             Restored, with the image in the dtype of ``lq``.
