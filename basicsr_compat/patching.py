@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.abc
-import importlib.machinery
 import importlib.util
 import inspect
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.machinery import ModuleSpec
+from typing import Any, TypeVar, overload
+
+_T = TypeVar("_T")
 
 REGISTRIES = ("arch", "dataset", "model", "loss", "metric")
 _REGISTERED: dict[str, dict[str, Any]] = {kind: {} for kind in REGISTRIES}
@@ -40,6 +42,7 @@ class Repair:
 
     @property
     def module(self) -> str:
+        """The name of the module that the target is in."""
         return self.target.partition(":")[0]
 
     def arm(self) -> None:
@@ -103,6 +106,14 @@ def when_imported(name: str, callback: Callable[[types.ModuleType], None]) -> No
         >>> basicsr_compat.when_imported("basicsr.utils.registry", lambda module: print(module.ARCH_REGISTRY))
     """
     _HOOK.watch(name, callback)
+
+
+@overload
+def register(kind: str) -> Callable[[_T], _T]: ...
+
+
+@overload
+def register(kind: str, obj: _T) -> _T: ...
 
 
 def register(kind: str, obj: Any = None) -> Any:
@@ -205,17 +216,21 @@ class _Hook(importlib.abc.MetaPathFinder):
         for callback in callbacks:
             callback(module)
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname not in self._callbacks and fullname not in self.stand_ins:
             return None
         spec = self.real_spec(fullname, path, target)
         if spec is None and fullname in self.stand_ins:
-            return importlib.machinery.ModuleSpec(fullname, _StandInLoader(self.stand_ins[fullname]))
+            return ModuleSpec(fullname, _StandInLoader(self.stand_ins[fullname]))
         if spec is not None and fullname in self._callbacks and hasattr(spec.loader, "exec_module"):
             spec.loader = _WatchedLoader(spec.loader, self)
         return spec
 
-    def real_spec(self, fullname, path=None, target=None):
+    def real_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
         """What the other finders find; None within itself, for a finder that asks all others too."""
         names = self._searching.__dict__.setdefault("names", set())
         if fullname in names:
@@ -236,16 +251,16 @@ def is_importing(module: types.ModuleType | None) -> bool:
 class _WatchedLoader(importlib.abc.Loader):
     """A module's own loader, which tells the hook when the module has run; the module itself never sees it."""
 
-    def __init__(self, loader, hook: _Hook):
+    def __init__(self, loader: Any, hook: _Hook) -> None:
         self._loader, self._hook = loader, hook
 
-    def __getattr__(self, name):  # get_code, get_source, get_resource_reader...
+    def __getattr__(self, name: str) -> Any:  # get_code, get_source, get_resource_reader...
         return getattr(object.__getattribute__(self, "_loader"), name)
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         return self._loader.create_module(spec)
 
-    def exec_module(self, module):
+    def exec_module(self, module: types.ModuleType) -> None:
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         self._hook.executed(module)
@@ -254,10 +269,10 @@ class _WatchedLoader(importlib.abc.Loader):
 class _StandInLoader(importlib.abc.Loader):
     """Fills a module that is gone with what the module has that took its functions over."""
 
-    def __init__(self, source: str):
+    def __init__(self, source: str) -> None:
         self._source = source
 
-    def exec_module(self, module):
+    def exec_module(self, module: types.ModuleType) -> None:
         source = importlib.import_module(self._source)
         module.__doc__ = f"Stand-in: its functions are in {self._source} now."
         vars(module).update({key: value for key, value in vars(source).items() if not key.startswith("__")})

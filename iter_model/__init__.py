@@ -20,7 +20,7 @@ _WATCHED = ["basicsr", "iter_arch", "iter_data", *_MODULES]
 def _register(imported: types.ModuleType) -> None:
     """Called when one of `_WATCHED` has been imported."""
     unfinished = [name for name in _WATCHED if name != imported.__name__ and is_importing(sys.modules.get(name))]
-    if "basicsr" in sys.modules and not unfinished:
+    if sys.modules.get("basicsr") and not unfinished:  # None where somebody has blocked it
         for name in _REGISTERED:
             importlib.import_module(name)
 

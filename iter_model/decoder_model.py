@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_compat import register
 from iter_arch.color import low_frequencies
 from iter_arch.iter_arch import ITER
 from iter_arch.pretrained.checkpoint import load_strictly, read_weights
@@ -47,7 +47,7 @@ class Decoded(NamedTuple):
     lq: Tensor
 
 
-@MODEL_REGISTRY.register()
+@register("model")
 class DecoderModel(AdversarialMixin, ITERModel):
     """Trains D_H of a whole ITER on f * expected + (1 - f) * token codes, with f, tokens and degradation at random.
 

@@ -8,9 +8,9 @@ import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_compat import register
 from basicsr_compat.schema import format_value
 from iter_arch.color import match_color
 from iter_arch.iter_arch import ITER
@@ -27,7 +27,7 @@ from iter_model.training import TrainingMixin
 from iter_model.validation import ValidationMixin
 
 
-@MODEL_REGISTRY.register()
+@register("model")
 class ITERModel(ValidationMixin, TrainingMixin):
     """Trains E_l, phi_r and phi_e in the token space of a frozen Swin-VQGAN; validates the whole of ITER.
 

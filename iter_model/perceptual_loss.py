@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_compat import register
 
-@LOSS_REGISTRY.register()
+
+@register("loss")
 class SSIMLoss(nn.Module):
     """loss_weight * (1 - SSIM): images (b, 3, H, W) in [0, 1], sides >= 11 -> () float32."""
 
@@ -22,7 +23,7 @@ class SSIMLoss(nn.Module):
         return self.loss_weight * (1 - self.ssim(image.float(), target.float(), data_range=1.0).mean())
 
 
-@LOSS_REGISTRY.register()
+@register("loss")
 class PyIQALoss(nn.Module):
     """loss_weight * a metric of pyiqa that has gradients: images (b, 3, H, W) in [0, 1] -> ().
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from basicsr.utils.registry import METRIC_REGISTRY
+
+from basicsr_compat import register
 
 # What PyTorch says of images that are too small for a metric; pyiqa itself asserts.
 _TOO_SMALL = re.compile(
@@ -84,7 +85,7 @@ def build_metric(
     return _build(metric, device, json.dumps(options, sort_keys=True))
 
 
-@METRIC_REGISTRY.register()
+@register("metric")
 def pyiqa(
     img: np.ndarray,
     metric: str,

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_compat import register
 from basicsr_compat.schema import format_value, section_problems
 from iter_arch.color import match_color
 from iter_model.options import SpandrelRunOptions, SpandrelValOptions, TrainOptions, read_model_options
@@ -17,7 +17,7 @@ from iter_model.peer import load_peer
 from iter_model.validation import ValidationMixin
 
 
-@MODEL_REGISTRY.register()
+@register("model")
 class SpandrelModel(ValidationMixin, BaseModel):
     """Tests the network of path.pretrain_network_g, a file that spandrel knows; it cannot be trained.
 

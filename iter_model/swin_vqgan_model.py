@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_compat import register
 from iter_arch.swin_vqgan_arch import SwinVQGAN
 from iter_arch.tiling import pad_to_multiple
 from iter_model.adversarial import AdversarialMixin
@@ -18,7 +18,7 @@ from iter_model.options import SwinVQGANTrainOptions, ValOptions
 from iter_model.validation import ValidationMixin
 
 
-@MODEL_REGISTRY.register()
+@register("model")
 class SwinVQGANModel(ValidationMixin, AdversarialMixin):
     """L1 + SSIM + LPIPS + VQ + hinge GAN, each where the yml names it; network_g SwinVQGAN, network_d optional.
 

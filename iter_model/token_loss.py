@@ -1,14 +1,14 @@
 """Losses of stages II and III on token logits (ITER, arXiv:2312.05616, Eq. 2, 4 and 9)."""
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_compat import register
 from iter_model.collectives import all_reduce_sum, world_size
 
 
-@LOSS_REGISTRY.register()
+@register("loss")
 class TokenCrossEntropy(nn.Module):
     """Cross-entropy over all positions (Eq. 2 and 4): logits (b, N, h, w), tokens (b, h, w) -> () float32."""
 
@@ -21,7 +21,7 @@ class TokenCrossEntropy(nn.Module):
         return self.loss_weight * F.cross_entropy(logits.float(), tokens)
 
 
-@LOSS_REGISTRY.register()
+@register("loss")
 class EvaluatorLoss(nn.Module):
     """Eq. 9: binary cross-entropy of 'good', on drawn tokens plainly, on S_l balanced between the classes.
 

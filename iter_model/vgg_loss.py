@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
+
+from basicsr_compat import register
 
 # Channels and convs of the blocks; a 2x2 max pool stands before each but the first.
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3))
@@ -16,7 +17,7 @@ TORCHVISION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE = ((122.679 / 255, 116.669 / 255, 104.007 / 255), (1.0, 1.0, 1.0))
 
 
-@LOSS_REGISTRY.register()
+@register("loss")
 class VGGLoss(nn.Module):
     """loss_weight * a distance of images (b, 3, H, W), RGB in [0, 1], sides >= 8 -> () float32.
 

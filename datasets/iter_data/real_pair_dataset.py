@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from basicsr.data.transforms import augment, paired_random_crop
 from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
+from basicsr_compat import register
 from basicsr_compat.schema import Count, format_value, section_problems
 from iter_data.images import UnreadableImage, list_images, read_image, to_tensor
 from iter_data.options import Crop, LoaderOptions
@@ -52,7 +52,7 @@ class RealPairOptions(LoaderOptions):
     use_rot: bool = False
 
 
-@DATASET_REGISTRY.register()
+@register("dataset")
 class RealPairDataset(Dataset):
     """Pairs of GT and LQ told apart by their suffixes, in one folder or in two.
 

@@ -12,10 +12,10 @@ import lmdb
 import numpy as np
 import torch
 from basicsr.utils import FileClient, get_root_logger
-from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from basicsr_compat import register
 from basicsr_compat.images import printable
 from basicsr_compat.pipeline.image_names import names_below
 from basicsr_compat.pipeline.randomness import seeded_globals
@@ -28,7 +28,7 @@ from iter_data.sources import disk_entries, lmdb_entries, name_of_key
 _MAX_REPLACEMENTS = 100
 
 
-@DATASET_REGISTRY.register()
+@register("dataset")
 class SecondOrderDegradationDataset(Dataset):
     """Data set of single GT images for training on synthetic degradations; BasicSR's option names.
 

@@ -126,6 +126,20 @@ def test_basicsr_is_repaired_and_knows_our_classes_whenever_it_is_imported(basic
         python(f"import sys, basicsr_compat\n{REGISTERED}\nimport basicsr\n{EVERYWHERE}")
 
 
+@pytest.mark.long
+def test_our_packages_can_be_imported_a_second_time():
+    python(
+        "import sys, iter_arch, iter_data, iter_model\n"
+        "ours = ('basicsr_compat', 'iter_arch', 'iter_data', 'iter_model')\n"
+        "for name in [name for name in sys.modules if name.partition('.')[0] in ours]: del sys.modules[name]\n"
+        "import iter_arch, iter_data, iter_model.iter_model\n"
+        "from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY\n"
+        "assert ARCH_REGISTRY.get('ITER') is iter_arch.ITER\n"
+        "assert DATASET_REGISTRY.get('RealPairDataset') is iter_data.RealPairDataset\n"
+        "assert MODEL_REGISTRY.get('ITERModel') is iter_model.iter_model.ITERModel\n"
+    )
+
+
 def test_repairing_again_changes_nothing():
     def current():
         return [repair._find(importlib.import_module(repair.module))[2] for repair in REPAIRS[2:]]

@@ -57,6 +57,11 @@ print(download.fetch(download.Remote("a.pth", pathlib.Path("site/a.pth").absolut
     assert run(code, tmp_path).strip() == "b'abc'"
 
 
+def test_the_command_is_there_where_basicsr_is_blocked(tmp_path):
+    code = "import sys; sys.modules['basicsr'] = None; from iter_model.commands import main; main(['--version'])"
+    assert run(code, tmp_path).startswith("iter-sr")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("first", ["iter_arch", "basicsr_compat, basicsr.archs"])
 def test_the_registries_hold_our_networks_whatever_is_imported_first(tmp_path, first):
