@@ -30,12 +30,21 @@ def coarse_iter() -> ITER:
 # ------------------------------------------------------------------------------------------------ alpha map
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.47, 0.6, 1.0])
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (16, 24), (37, 45), (148, 180)], ids=str)
-def test_a_constant_map_is_the_number_bit_for_bit(net, alpha, size):
-    lq = photo(2, 3, 37, 45)
-    expected = net.restore(lq, config=replace(EAGER, alpha=alpha))
+@pytest.fixture(scope="module", params=[0.0, 0.3, 0.47, 0.6, 1.0])
+def by_number(net, request):
+    """An alpha, an LQ, and what it is restored to with this alpha."""
+    lq = photo(2, 3, 21, 29)
+    return request.param, lq, net.restore(lq, config=replace(EAGER, alpha=request.param))
+
+
+def test_an_alpha_of_ones_own_is_that_of_the_sampling(net, by_number):
+    alpha, lq, expected = by_number
     assert equal(net.restore(lq, alpha=alpha), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (8, 12), (21, 29), (84, 116)], ids=str)
+def test_a_constant_map_is_the_number_bit_for_bit(net, by_number, size):
+    alpha, lq, expected = by_number
     assert equal(net.restore(lq, alpha=torch.full((1, 1, *size), alpha)), expected)
     assert equal(net.restore(lq, alpha=torch.full((2, 1, *size), alpha, dtype=torch.float64)), expected)
 
@@ -52,7 +61,7 @@ def test_a_constant_map_is_the_number_bit_for_bit(net, alpha, size):
     ids=str,
 )
 def test_a_constant_map_is_the_number_whatever_else_is_asked_for(net, options):
-    lq = photo(2, 3, 37, 45)
+    lq = photo(2, 3, 21, 29)
     for alpha in (0.0, 0.45):
         expected = net.restore(lq, alpha=alpha, **options)
         assert equal(net.restore(lq, alpha=torch.full((1, 1, 50, 30), alpha), **options), expected)
@@ -166,9 +175,16 @@ def test_redraw_changes_not_one_token_elsewhere(net, sampling, tile):
     inside[:, 4:10, 5:15] = True
     assert torch.equal(after[~inside], before[~inside])
     assert (after[inside] != before[inside]).float().mean() > 0.3
-    again = net.restore(lq, **options, tokens=before, redraw=region(), seed=3).tokens
-    assert not torch.equal(again, after)
-    assert torch.equal(net.restore(lq, **options, tokens=before, redraw=region(), seed=2).tokens, after)
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_a_seed_redraws_the_same_tokens_and_another_seed_others(net, tile):
+    lq = photo(1, 3, 32, 48)
+    before = net.restore(lq, seed=1).tokens
+    one, again, other = (
+        net.restore(lq, tokens=before, redraw=region(), tile=tile, seed=seed).tokens for seed in (2, 2, 3)
+    )
+    assert torch.equal(again, one) and not torch.equal(other, one)
 
 
 def test_a_token_that_the_mask_touches_is_drawn_and_no_other(net):

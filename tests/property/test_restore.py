@@ -78,7 +78,7 @@ def test_one_seed_one_picture_another_seed_another_picture(net, adaptive):
 def test_batch_of_1_equals_batch_of_8(form, config, dtype):
     net, lq, seeds = small_iter(**form).to(dtype), photo(8, 3, 16, 16), list(range(8))
     together = net.restore(lq, config=config, seed=seeds)
-    for i in range(8):
+    for i in (0, 3, 7):
         alone = net.restore(lq[i : i + 1], config=config, seed=seeds[i])
         assert torch.equal(alone.tokens[0], together.tokens[i]) and alone.start_step[0] == together.start_step[i]
         assert torch.allclose(alone.image[0], together.image[i], atol=1e-4)
@@ -232,6 +232,7 @@ def test_tiles_give_no_seams():
     assert steps(None)[meeting].max() < 0.03 < 0.06 < steps(0)[64 * 8 - 1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("size", "tile", "equal", "psnr"), [((64, 96), 64, 0.75, 26), ((128, 192), 128, 0.75, 32)])
 def test_how_much_tiles_change_is_bounded(size, tile, equal, psnr):
     """docs/decisions.md: networks see one tile at a time, so that the tile is a part of what a result depends on."""
@@ -245,7 +246,7 @@ def test_how_much_tiles_change_is_bounded(size, tile, equal, psnr):
 
 @pytest.mark.parametrize("selection", ["evaluator", "confidence"])
 def test_what_goes_through_together_changes_nothing(net, selection):
-    lq, options = photo(2, 3, 70, 100), {"config": SamplingConfig(selection=selection, alpha=0.9), "tile": 32}
+    lq, options = photo(2, 3, 40, 70), {"config": SamplingConfig(selection=selection, alpha=0.9), "tile": 32}
     alone = net.restore(lq, **options, batch=1)
     for batch in (3, 1000):
         together = net.restore(lq, **options, batch=batch)
@@ -325,7 +326,7 @@ def test_fidelity_keeps_no_logits_of_the_whole_map(net):
             return result
 
     sizes = []
-    for height in (64, 256):
+    for height in (64, 160):
         largest = 0
         with Sizes():
             net.restore(photo(1, 3, height, 32), config=FAITHFUL, tile=32)

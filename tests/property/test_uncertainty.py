@@ -19,16 +19,19 @@ def net():
     return small_iter()
 
 
+@pytest.fixture(scope="module", params=[{}, {"tile": 16}, {"alpha": 0.4}, {"color_correction": "wavelet"}], ids=str)
+def loop(net, request):
+    """Options, an LQ, and the images (3, 2, 3, H, W) that it is restored to with them and three seeds."""
+    lq, sampling = photo(2, 3, 16, 30), dict(request.param)
+    method = sampling.pop("color_correction", "none")
+    images = [match_color(net.restore(lq, config=EAGER, seed=5 + i, **sampling).image, lq, method) for i in range(3)]
+    return request.param, lq, torch.stack(images)
+
+
 @pytest.mark.parametrize("batch", [None, 1, 4, 100])
-@pytest.mark.parametrize("options", [{}, {"tile": 16}, {"alpha": 0.4}, {"color_correction": "wavelet"}], ids=str)
-def test_it_is_what_a_loop_over_seeds_gives(net, batch, options):
-    lq = photo(2, 3, 21, 30)
+def test_it_is_what_a_loop_over_seeds_gives(net, loop, batch):
+    options, lq, images = loop
     found = iter_arch.uncertainty(net, lq, samples=3, seed=5, config=EAGER, batch=batch, **options)
-    method = options.get("color_correction", "none")
-    sampling = {key: value for key, value in options.items() if key != "color_correction"}
-    images = torch.stack(
-        [match_color(net.restore(lq, config=EAGER, seed=5 + i, **sampling).image, lq, method) for i in range(3)]
-    )
     assert torch.allclose(found.mean, images.mean(0), atol=1e-5)
     assert torch.allclose(found.std, images.var(0, correction=0).mean(1, keepdim=True).sqrt(), atol=1e-5)
     assert found.std.max() > 0.01

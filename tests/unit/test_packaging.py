@@ -32,6 +32,7 @@ def wheel(tmp_path_factory):
         yield archive
 
 
+@pytest.mark.long
 def test_the_wheel_carries_weights_options_photos_and_types(wheel):
     names = set(wheel.namelist())
     shipped = {"iter_arch/weights/iter_tiny_x4.safetensors", "iter_arch/pretrained/model_card.md"}

@@ -107,6 +107,7 @@ def test_a_registry_of_ones_own():
     assert [arch.architecture.id for arch in registry] == ["ITER"]
 
 
+@pytest.mark.long
 def test_without_spandrel_the_plugin_says_so_and_the_package_works():
     code = "import sys; sys.modules['spandrel'] = None; import iter_arch; import iter_arch.spandrel_plugin"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

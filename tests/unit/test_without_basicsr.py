@@ -42,6 +42,7 @@ print(torch.equal(again(lq), restored.image), "basicsr" in sys.modules)
     assert run(code, tmp_path).splitlines() == ["(1, 3, 80, 96) True 0.2", "True False"]
 
 
+@pytest.mark.long
 def test_downloads_need_no_basicsr(tmp_path):
     code = (
         BLOCKED
@@ -76,5 +77,6 @@ print(type(build_network({{"type": "TokenEvaluator", "num_codes": 8, "swin": {{"
     assert run(code, tmp_path).splitlines()[-2:] == [str(NETWORKS), "TokenEvaluator"]
 
 
+@pytest.mark.long
 def test_importing_iter_arch_imports_no_basicsr(tmp_path):
     assert run("import iter_arch, sys; print('basicsr' in sys.modules)", tmp_path).strip() == "False"
