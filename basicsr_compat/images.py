@@ -32,7 +32,8 @@ SUFFIXES = tuple(
 )
 # Twice Pillow's own limit: 0.5 GB as 8-bit RGB, 2 GB as float32. A file of a few MB may hold more.
 MAX_PIXELS = 178_956_970
-_KINDS = {"JPEG": "jpg", "JPEG2000": "jp2"}
+# MPO: a JPEG of a phone, whose further images are a map of brightness or depth, or a smaller copy.
+_KINDS = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}
 _T = TypeVar("_T")
 
 
@@ -208,7 +209,7 @@ class _Decoded(NamedTuple):
 
 def _photo(decoded: _Decoded) -> Photo:
     levels = decoded.pixels
-    scaled = levels if levels.dtype == np.float32 else levels.astype(np.float32) / np.iinfo(levels.dtype).max
+    scaled = levels if levels.dtype == np.float32 else np.divide(levels, np.iinfo(levels.dtype).max, dtype=np.float32)
     colors = 1 if decoded.is_gray else 3
     return Photo(
         rgb=scaled[..., :1].repeat(3, axis=2) if decoded.is_gray else np.ascontiguousarray(scaled[..., :3]),
@@ -292,7 +293,7 @@ def _decode_whole(data: bytes, max_pixels: int, profile: bytes | None = None) ->
 
 def _decode_loaded(image: Image.Image, data: bytes, profile: bytes | None) -> _Decoded:
     found, is_gray, profile = pixels.channels(image, data, profile or image.info.get("icc_profile"))
-    return _Decoded(_upright(found, _orientation(image)), is_gray, profile, _metadata(image), _kind(image.format))
+    return _Decoded(pixels.upright(found, _orientation(image)), is_gray, profile, _metadata(image), _kind(image.format))
 
 
 def _decode_deep_tiff(data: bytes, max_pixels: int) -> _Decoded:
@@ -351,7 +352,7 @@ def _page(data: bytes, index: int) -> bytes:
 def _count(image: Image.Image) -> int:
     """Frames or pages of a loaded image; 2 where those behind the first cannot be counted."""
     try:
-        return getattr(image, "n_frames", 1)
+        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except Exception:  # as in _damage_named; the first frame is whole
         return 2
 
@@ -377,7 +378,7 @@ def _metadata(image: Image.Image) -> Metadata:
         exif=exif.removeprefix(b"Exif\0\0") or None if isinstance(exif, bytes) else None,
         xmp=xmp if isinstance(xmp, bytes) else None,
         dpi=(float(dpi[0]), float(dpi[1])) if isinstance(dpi, tuple) and len(dpi) == 2 and min(dpi) > 1 else None,
-        comment=comment if isinstance(comment, bytes) and image.format == "JPEG" else None,
+        comment=comment if isinstance(comment, bytes) and _kind(image.format) == "jpg" else None,
     )
 
 
@@ -387,14 +388,3 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as in _damage_named; broken metadata does not spoil the pixels
         return 1
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation of an array (H, W, C); unknown values change nothing."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels

@@ -75,6 +75,17 @@ def channels(image: Image.Image, data: bytes, profile: bytes | None) -> tuple[np
     return _through_other_profile(pixels, is_gray, profile, space), is_gray, None
 
 
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation of an array (H, W, C); unknown values change nothing."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
 def decode_by_opencv(data: bytes, bits: int = 16) -> tuple[np.ndarray, bool]:
     """Pixels of a file of over 8 bits per channel, and whether they are gray; see `channels`."""
     with _quiet_opencv():

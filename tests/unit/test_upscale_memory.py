@@ -1,11 +1,12 @@
 """`basicsr upscale` and memory: what goes through together, how many images are held, what happens without enough."""
 
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
-from photos import levels, save
+from photos import encoded, levels, save
 from PIL import Image
 from upscale_stand_ins import enlarge, names, run
 
@@ -136,3 +137,12 @@ def test_out_of_memory_with_the_smallest_tiles_is_a_failure(bicubic_net, photo_f
     assert tried == [128, 64, 32, 16, 128]
     assert names(tmp_path / "out") == ["b.png"]
     assert f"not restored: {photo_folder / 'a.png'}: out of GPU memory even with tiles of 16" in capsys.readouterr().err
+
+
+def test_a_large_photo_is_held_once_as_floats():
+    data = encoded(Image.new("RGB", (1000, 1000)), "PNG")
+    tracemalloc.start()
+    read_photo(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (12 + 3 + 4) * 1000 * 1000  # floats, bytes, and what Pillow hands over
