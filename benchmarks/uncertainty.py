@@ -5,7 +5,7 @@
 Photos are degraded as in `benchmarks/quality.py`. The error of a token is the mean absolute difference between the
 result with the first seed and the ground truth over its pixels, in levels of 255. Spearman's correlation is computed in
 each photo and averaged. `contrast` is the deviation of the upsampled input within a token and its neighbors. It needs
-no network and shows to what extent the other measures only find texture. Prints a markdown table and draws
+no network and shows to what extent the other measures only find texture. Prints markdown tables and draws
 reliability.png.
 """
 
@@ -14,6 +14,7 @@ import basicsr_compat  # noqa: F401, I001  (repairs BasicSR, before it is import
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,20 +66,34 @@ def correlation(measures: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
     return np.array(found)
 
 
+class Bin(NamedTuple):
+    """Means over tokens whose measure is about ``x``; rmse, error: root mean square and mean absolute error."""
+
+    x: float
+    rmse: float
+    error: float
+
+
+def reliability(measures: list[dict[str, np.ndarray]], name: str) -> list[Bin]:
+    """The tokens of all photos in bins of as many each, by one of the measures."""
+    x, squared, error = (np.concatenate([one[key] for one in measures]) for key in (name, "squared", "error"))
+    parts = np.array_split(np.argsort(x, kind="stable"), BINS)
+    return [Bin(x[part].mean(), np.sqrt(squared[part].mean()), error[part].mean()) for part in parts]
+
+
 def draw(measures: list[dict[str, np.ndarray]], path: Path) -> None:
-    """Error over std and over entropy, in bins with equally many tokens each."""
+    """Error over std and over entropy."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    every = {name: np.concatenate([one[name] for one in measures]) for name in measures[0]}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for axis, name in ((left, "std"), (right, "entropy")):
-        parts = np.array_split(np.argsort(every[name], kind="stable"), BINS)
-        x = [every[name][part].mean() for part in parts]
-        axis.plot(x, [np.sqrt(every["squared"][part].mean()) for part in parts], "o-", label="root mean square error")
-        axis.plot(x, [every["error"][part].mean() for part in parts], "s-", label="mean absolute error")
+        bins = reliability(measures, name)
+        x = [one.x for one in bins]
+        axis.plot(x, [one.rmse for one in bins], "o-", label="root mean square error")
+        axis.plot(x, [one.error for one in bins], "s-", label="mean absolute error")
         axis.set(ylabel="true error, levels of 255", ylim=(0, None), xlim=(0, None))
         axis.grid(alpha=0.3)
     top = left.get_xlim()[1]
@@ -111,6 +126,8 @@ def main() -> None:
         rows.append([name, f"{found.mean():.3f}", f"{found.min():.3f}", f"{found.max():.3f}"])
     title = f"{args.model}, {len(photos)} photos, {args.samples} samples, alpha {config.alpha}: Spearman's correlation"
     markdown(title, ["", "mean", "lowest", "highest"], rows)
+    rows = [[f"{one.x:.1f}", f"{one.rmse:.1f}", f"{one.error:.1f}"] for one in reliability(measures, "std")]
+    markdown("Tenths of all tokens by std", ["std", "root mean square error", "mean absolute error"], rows)
     draw(measures, args.output / "reliability.png")
 
 

@@ -17,6 +17,7 @@ CONTROLS = ("alpha_map", "variants", "save_tokens", "redraw", "tokens_from", "ma
 if TYPE_CHECKING:
     from iter_arch import SamplingConfig
     from iter_model.photo.canvas import OutputSize
+    from iter_model.photo.controlled import Controls
     from iter_model.photo.folders import Job, Plan
     from iter_model.photo.jobs import Output
     from iter_model.photo.progress import Reporter
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit status: 0 all restored, 1 some were not, 2 wrong usage (nothing was written), 130 interrupted.
     """
-    from iter_model.photo.controlled import Controls, restore_controlled
+    from iter_model.photo.controlled import Controls
     from iter_model.photo.jobs import restore_files
     from iter_model.photo.processes import Processes, Refused
     from iter_model.photo.progress import Reporter
@@ -69,10 +70,10 @@ def run(args: argparse.Namespace) -> int:
         try:
             given = None if processes.is_first else processes.hear()
             output, planned = _output(args), given[0] if given else _plan(args)
+            controls = Controls.of(args, planned, output.max_pixels) if is_asked_for(args) else None
             restorers = make_restorers(args, processes.local_rank)
-            controls = Controls.of(args, planned.jobs) if is_asked_for(args) else None
             if given is None:
-                _prepare_folders(args.output, planned)
+                _prepare_folders(args.output, planned, controls)
         except Refused:
             return 2
         except (ValueError, OSError) as error:
@@ -81,13 +82,10 @@ def run(args: argparse.Namespace) -> int:
             return 2
         if given is None:
             _announce(args, planned, reporter)
-        jobs = given[1] if given else _left_to_do(args, planned, reporter)
+        jobs = given[1] if given else _left_to_do(args, planned, controls, reporter)
         if given is None:
             processes.tell((planned, jobs))
-        if controls is not None:
-            failed = restore_controlled(restorers[0], processes.share(jobs), controls, reporter.warn)
-        else:
-            failed = restore_files(restorers, jobs, output, reporter, processes)
+        failed = restore_files(restorers, jobs, output, reporter, processes, controls)
         failed = processes.total(failed)  # torchrun ends all of them as soon as one ends with an error
     except KeyboardInterrupt:
         if processes.is_first:
@@ -185,8 +183,8 @@ def _size(args: argparse.Namespace) -> OutputSize:
         if value is not None and not 0 < value < 2**20:
             raise ValueError(f"--{name.replace('_', '-')}={value} must be above 0")
     chosen = [name for name in given if given[name] is not None]
-    if is_asked_for(args) and (chosen or args.frames == "all"):
-        raise ValueError("sizes and --frames all do not go with the options of control by tokens (--maps and others)")
+    if is_asked_for(args) and args.frames == "all":
+        raise ValueError("--frames all does not go with the options of control by tokens (--maps and others)")
     if len(chosen) > 1 and set(chosen) != {"width", "height"}:
         raise ValueError(f"only one of {', '.join('--' + name.replace('_', '-') for name in chosen)} can be given")
     return OutputSize(**given)
@@ -195,6 +193,9 @@ def _size(args: argparse.Namespace) -> OutputSize:
 def _plan(args: argparse.Namespace) -> Plan:
     from iter_model.photo.folders import plan
 
+    if args.variants is not None and args.variants < 1:
+        raise ValueError(f"--variants={args.variants} must be at least 1")
+    _check_seed(args.seed, args.variants or 1)
     return plan(
         args.input,
         args.output,
@@ -202,13 +203,16 @@ def _plan(args: argparse.Namespace) -> Plan:
         suffix=args.suffix,
         ext=args.ext,
         all_frames=args.frames == "all",
+        seeds=range(args.seed, args.seed + (args.variants or 0)),
     )
 
 
-def _prepare_folders(output: Path, planned: Plan) -> None:
+def _prepare_folders(output: Path, planned: Plan, controls: Controls | None) -> None:
     """Where nothing can be written, that shows now."""
-    output.mkdir(parents=True, exist_ok=True)
-    for folder in sorted({output, *(job.target.parent for job in planned.jobs)}):
+    tops = {output} if controls is None or controls.maps is None else {output, controls.maps}
+    for top in tops:
+        top.mkdir(parents=True, exist_ok=True)
+    for folder in sorted({*tops, *(job.target.parent for job in planned.jobs)}):
         if folder.exists():
             tempfile.TemporaryFile(dir=folder).close()
 
@@ -224,17 +228,22 @@ def _announce(args: argparse.Namespace, planned: Plan, reporter: Reporter) -> No
         reporter.say(f"passed over: {', '.join(map(str, planned.passed_over))}")
         for path in planned.passed_over:
             reporter.skipped(path, "no photo")
-    for source, target in planned.told_apart:
+    for source, target, _ in planned.told_apart:
         reporter.say(f"{source} becomes {target.name}: another photo has the same name")
 
 
-def _left_to_do(args: argparse.Namespace, planned: Plan, reporter: Reporter) -> list[Job]:
+def _left_to_do(args: argparse.Namespace, planned: Plan, controls: Controls | None, reporter: Reporter) -> list[Job]:
     from iter_model.photo.folders import is_restored
     from iter_model.photo.jobs import oversized
 
     if not args.skip_existing:
         return planned.jobs
-    done = [job for job in planned.jobs if is_restored(job.target, oversized(job.target))]
+
+    def is_done(job: Job) -> bool:
+        beside = () if controls is None else controls.files_of(job).values()
+        return is_restored(job.target, oversized(job.target)) and all(path.is_file() for path in beside)
+
+    done = [job for job in planned.jobs if is_done(job)]
     for job in done:
         reporter.skipped(job.source, "restored already")
     if done:
@@ -242,12 +251,16 @@ def _left_to_do(args: argparse.Namespace, planned: Plan, reporter: Reporter) -> 
     return [job for job in planned.jobs if job not in done]
 
 
+def _check_seed(seed: int, count: int = 1) -> None:
+    if not 0 <= seed <= 2**63 - count:
+        raise ValueError(f"--seed={seed} must be in [0, 2**63{f' - {count - 1}' if count > 1 else ''})")
+
+
 def sampling_config(args: argparse.Namespace, defaults: SamplingConfig) -> SamplingConfig:
     """The sampling options; ValueError names a wrong one as it is written on the command line."""
     import dataclasses
 
-    if not 0 <= args.seed < 2**63:
-        raise ValueError(f"--seed={args.seed} must be in [0, 2**63)")
+    _check_seed(args.seed)
     given = {name: getattr(args, name) for name in SAMPLING}
     try:
         return dataclasses.replace(defaults, **{name: value for name, value in given.items() if value is not None})

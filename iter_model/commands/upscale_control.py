@@ -18,7 +18,7 @@ def add_control(group: argparse._ArgumentGroup) -> None:
         type=Path,
         metavar="FILE",
         help="gray image of any size, in the place of --alpha: white is 1, black keeps the first estimate; for several "
-        "photos a folder of images of the same names",
+        "photos a folder of images of the same names, a.png or a.jpg.png for a.jpg",
     )
     group.add_argument("--variants", type=int, metavar="N", help="N results per photo, OUT/<name>_seed<S>.png")
     group.add_argument(

@@ -191,8 +191,8 @@ def add_messages(group: Arguments) -> None:
     group.add_argument(
         "--json",
         action="store_true",
-        help="print a JSON object per photo to stdout: input, output, width, height, frames, seconds, start_step; or "
-        "skipped or error and why",
+        help="print a JSON object per result to stdout: input, output, width, height, frames, seconds, start_step, and "
+        "seed, tokens, maps where there are such; or skipped or error and why",
     )
 
 
@@ -221,7 +221,7 @@ GROUPS = (
     ),
     Group(
         "control by tokens",
-        "see docs/control.md; with any of these, photos are restored one after the other",
+        "see docs/control.md; with any of these, photos do not go through the network together",
         add_control,
     ),
     Group("device and memory", None, add_device),

@@ -1,4 +1,4 @@
-"""Photos restored one by one, with what only tokens offer: alpha maps, variants, redrawn regions, maps.
+"""What only tokens offer, for `basicsr upscale`: alpha maps, redrawn regions, files of tokens, maps.
 
 Networks and sampling are those of ITER (arXiv:2312.05616).
 """
@@ -6,191 +6,160 @@ Networks and sampling are those of ITER (arXiv:2312.05616).
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-import iter_arch
 from basicsr_compat.files import atomic_write
-from basicsr_compat.images import Metadata, Photo, read_photo
-from iter_arch.color import match_color_
-from iter_model.photo.folders import Job
-from iter_model.photo.maps import Panel, draw
-from iter_model.photo.metadata import corrected
-from iter_model.photo.reader import FAILURES
-from iter_model.photo.restorer import Restorer
-from iter_model.photo.token_file import TokenFile, check_tokens_fit, model_checksum, read_tokens, write_tokens
-from iter_model.photo.writer import write_photo
+from basicsr_compat.images import MAX_PIXELS, Photo, read_photo
+from iter_model.photo.folders import PASSED_OVER, Job, Plan, refuse_overwriting
+from iter_model.photo.levels import picture_of
+from iter_model.photo.maps import Panel, Redrawn, draw, panel_size, panels_of
+from iter_model.photo.restorer import Control, Outcome, Restorer
+from iter_model.photo.token_file import TokenFile, check_tokens_fit, read_tokens, write_tokens
+
+
+class Extras(NamedTuple):
+    """What is written beside a result; None where it was not asked for."""
+
+    tokens: TokenFile | None
+    maps: Image.Image | None
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What is asked for; `of` makes it of the command's options, whose names its fields have."""
+    """What is asked for; `of` makes it of the command's options, whose names its fields have.
+
+    names: of what goes with each result, by its target: its path below the output folder, without a suffix. Two results
+    that differ in their suffix have different ones.
+    """
 
     alpha_map: Path | None
-    variants: int | None
     save_tokens: bool
     redraw: Path | None
     tokens_from: Path | None
     maps: Path | None
     samples: int
     output: Path
-    quality: int | None
-    keeps_metadata: bool
+    names: Mapping[Path, Path]
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def of(cls, args: argparse.Namespace, jobs: list[Job]) -> Controls:
+    def of(cls, args: argparse.Namespace, planned: Plan, max_pixels: int) -> Controls:
         """Raises ValueError or OSError for what is impossible."""
-        fields = ("alpha_map", "variants", "save_tokens", "redraw", "tokens_from", "maps", "samples")
-        given = {name: getattr(args, name) for name in (*fields, "output", "quality")}
-        controls = cls(**given, keeps_metadata=args.metadata == "keep")
-        if args.variants is not None and args.variants < 1:
-            raise ValueError(f"--variants={args.variants} must be at least 1")
+        fields = ("alpha_map", "save_tokens", "redraw", "tokens_from", "maps", "samples", "output")
+        given = {name: getattr(args, name) for name in fields}
+        targets = [job.target.relative_to(args.output) for job in planned.jobs]
+        names = {args.output / target: name for target, name in zip(targets, _apart(targets), strict=True)}
+        controls = cls(**given, names=names, max_pixels=max_pixels)
         if args.samples < 1:
             raise ValueError(f"--samples={args.samples} must be at least 1")
         if args.maps is not None and args.maps.resolve() == args.output.resolve():
             raise ValueError(f"--maps {args.maps} must be another folder than -o, whose files have the same names")
         if (args.redraw is None) != (args.tokens_from is None):
             raise ValueError("--redraw MASK and --from RESULT.json go together")
-        if args.redraw is not None and len(jobs) != 1:
-            raise ValueError(f"--redraw takes one photo, not {len(jobs)}")
-        if args.alpha_map is not None:
-            for job in jobs:
-                controls.map_of(job)
+        if args.redraw is not None and len({job.source for job in planned.jobs}) != 1:
+            raise ValueError(f"--redraw takes one photo, not {len(planned.jobs)}")
         if args.tokens_from is not None:
             read_tokens(args.tokens_from)
+        controls._refuse_overwriting(planned)
         return controls
 
+    def files_of(self, job: Job) -> dict[str, Path]:
+        """What is written beside a result."""
+        name, files = self.names[job.target], {}
+        if self.save_tokens:
+            files["tokens"] = self.output / f"{name}.json"
+        if self.maps is not None:
+            files["maps"] = self.maps / f"{name}.png"
+        return files
+
     def map_of(self, job: Job) -> Path:
-        """The alpha map of a photo: the file that was given, or that of its name in the folder."""
+        """The alpha map of a photo: the file that was given, or that of its name in the folder.
+
+        `a.png` or `a.jpg.png` is that of `a.jpg`; where there are several such files, or photos, one whose name begins
+        with the photo's whole name.
+        """
         if not self.alpha_map.is_dir():
             if not self.alpha_map.is_file():
                 raise FileNotFoundError(f"--alpha-map {self.alpha_map} does not exist")
             return self.alpha_map
         folder = self.alpha_map / job.target.parent.relative_to(self.output)
-        found = sorted(path for path in folder.glob("*") if path.stem == job.source.stem)
+        files = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() not in PASSED_OVER)
+        name, stem = job.source.name, job.source.stem
+        whole = [path for path in files if path.name == name] or [path for path in files if path.stem == name]
+        found = whole or [path for path in files if path.stem == stem]
         if not found:
-            raise FileNotFoundError(f"--alpha-map {self.alpha_map} holds no image named {job.source.stem}")
+            raise FileNotFoundError(f"--alpha-map {self.alpha_map} holds no image named {stem}")
+        if len(found) > 1:
+            several = ", ".join(path.name for path in found)
+            raise ValueError(f"--alpha-map {self.alpha_map} holds {several}; name that of {name} {name}.png")
         return found[0]
 
+    def control(self, job: Job, photo: Photo, restorer: Restorer, known: dict[Any, Any]) -> Control:
+        """What a photo is restored with; ``known`` is that of `Control`. Raises ValueError or OSError."""
+        control = Control(seed=job.seed, known=known, on_step=Redrawn())
+        if self.alpha_map is not None:
+            control.alpha = self._gray(self.map_of(job))
+        if self.redraw is not None:
+            found = read_tokens(self.tokens_from)
+            check_tokens_fit(self.tokens_from, found, photo.rgb.shape[:2], restorer.checksum)
+            control.tokens, control.redraw = found.tokens, self._gray(self.redraw)
+        return control
 
-def restore_controlled(restorer: Restorer, jobs: Iterable[Job], controls: Controls, say: Callable[[str], None]) -> int:
-    """Restore every source of ``jobs``, name those that fail with ``say``, and count them."""
-    failed = 0
-    for job in jobs:
-        try:
-            _restore(restorer, job, controls)
-        except FAILURES as error:
-            failed += 1
-            named = "" if str(job.source) in str(error) else f"{job.source}: "
-            say(f"not restored: {named}{str(error) or type(error).__name__}")
-    return failed
+    def extras(self, photo: Photo, restorer: Restorer, control: Control, outcome: Outcome, **told: Any) -> Extras:
+        """What is written beside the result of a photo; ``told`` as for `Restorer.uncertainty`."""
+        restored, tokens, maps = outcome.restored, None, None
+        if self.save_tokens:
+            seed = restorer.seed if control.seed is None else control.seed
+            tokens = TokenFile(restored.tokens.cpu(), photo.rgb.shape[:2], restorer.checksum, seed)
+        if self.maps is not None:
+            found = restorer.uncertainty(photo, self.samples, control=control, **told)
+            shown = panel_size(found.std.shape[2:])
+            panels = panels_of(
+                found, restored, control.on_step.times, vqgan=restorer.net.vqgan, samples=self.samples, shown=shown
+            )
+            maps = draw([Panel("restored", picture_of(outcome.photo, shown)[..., :3]), *panels])
+        return Extras(tokens, maps)
 
+    def write(self, job: Job, extras: Extras) -> None:
+        """Write files that are there whole or not at all."""
+        files = self.files_of(job)
+        for path in files.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if extras.tokens is not None:
+            write_tokens(files["tokens"], extras.tokens)
+        if extras.maps is not None:
+            with atomic_write(files["maps"]) as temporary:
+                extras.maps.save(temporary, "PNG")
 
-def _restore(restorer: Restorer, job: Job, controls: Controls) -> None:
-    photo, net = read_photo(job.source), restorer.net
-    lq = restorer.input_of([photo])
-    prepared = net.prepare(lq, tile=restorer.tile, batch=restorer.batch)
-    alpha = None if controls.alpha_map is None else _gray(controls.map_of(job))
-    where = _redrawn(controls, photo, net)
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    checksum = model_checksum(net) if controls.save_tokens else ""
-    for seed, target in _variants(job.target, restorer.seed, controls.variants):
-        draws: dict[int, Tensor] = {}
-        result = net.restore(
-            prepared,
-            config=restorer.config,
-            seed=seed,
-            alpha=alpha,
-            batch=restorer.batch,
-            on_step=lambda t, _, kept, draws=draws: draws.update({t: ~kept[0]}),
-            **where,
-        )
-        image = match_color_(result.image, lq, restorer.color_correction, restorer.color_levels)
-        _write(target, photo, image, controls)
-        if controls.save_tokens:
-            found = TokenFile(result.tokens.cpu(), photo.rgb.shape[:2], checksum, seed)
-            write_tokens(target.with_suffix(".json"), found)
-        if controls.maps is not None:
-            place = controls.maps / target.relative_to(controls.output).with_suffix(".png")
-            _write_maps(place, restorer, (lq, prepared, alpha), seed, controls.samples, (result, image, draws))
+    def _gray(self, path: Path) -> Tensor:
+        """(1, 1, height, width) in [0, 1]."""
+        rgb = read_photo(path, max_pixels=self.max_pixels).rgb
+        return torch.from_numpy(np.ascontiguousarray(rgb.mean(2)))[None, None].clamp(0, 1)
 
-
-def _variants(target: Path, seed: int, count: int | None) -> Iterator[tuple[int, Path]]:
-    if count is None:
-        yield seed, target
-        return
-    for one in range(seed, seed + count):
-        yield one, target.with_name(f"{target.stem}_seed{one}{target.suffix}")
-
-
-def _gray(path: Path) -> Tensor:
-    """(1, 1, height, width) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(read_photo(path).rgb.mean(2)))[None, None].clamp(0, 1)
+    def _refuse_overwriting(self, planned: Plan) -> None:
+        jobs = planned.jobs
+        masks = [self.map_of(job) for job in jobs] if self.alpha_map is not None else []
+        masks += [self.redraw] if self.redraw is not None else []
+        beside = [path for job in jobs for path in self.files_of(job).values()]
+        refuse_overwriting([*(job.source for job in jobs), *masks], [*(job.target for job in jobs), *beside])
+        # A note of a camera or a service beside a photo, which is no file of tokens.
+        for path in {*beside} & {*planned.passed_over}:
+            read_tokens(path)
 
 
-def _redrawn(controls: Controls, photo: Photo, net: iter_arch.ITER) -> dict[str, Tensor]:
-    if controls.redraw is None:
-        return {}
-    found = read_tokens(controls.tokens_from)
-    check_tokens_fit(controls.tokens_from, found, photo.rgb.shape[:2], net)
-    return {"tokens": found.tokens, "redraw": _gray(controls.redraw)}
-
-
-def _write(target: Path, photo: Photo, image: Tensor, controls: Controls) -> None:
-    height, width = image.shape[2:]
-    alpha = photo.alpha
-    if alpha is not None:
-        alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    metadata = corrected(photo.metadata, (height, width)) if controls.keeps_metadata else Metadata()
-    rgb = image[0].permute(1, 2, 0).float().cpu().numpy()
-    write_photo(target, photo._replace(rgb=rgb, alpha=alpha, metadata=metadata), target.suffix[1:], controls.quality)
-
-
-def _write_maps(
-    path: Path,
-    restorer: Restorer,
-    of: tuple[Tensor, iter_arch.Prepared, Tensor | None],
-    seed: int,
-    samples: int,
-    restored: tuple[iter_arch.Restored, Tensor, dict[int, Tensor]],
-) -> None:
-    (lq, prepared, alpha), (result, image, draws) = of, restored
-    net = restorer.net
-    found = iter_arch.uncertainty(
-        net,
-        lq,
-        samples,
-        seed,
-        config=restorer.config,
-        alpha=alpha,
-        prepared=prepared,
-        color_correction=restorer.color_correction,
-        color_levels=restorer.color_levels,
-        batch=restorer.batch,
-    )
-    drawn = sum((mask.long() for t, mask in draws.items() if t), torch.zeros_like(result.tokens[0]))
-    steps = int(result.start_step[0])
-    factor = net.vqgan.factor
-    rows, columns = -(-image.shape[2] // factor), -(-image.shape[3] // factor)
-
-    def tokens(x: Tensor) -> np.ndarray:
-        return x[:rows, :columns].float().cpu().numpy()
-
-    std = 255 * found.std[0, 0].float().cpu().numpy()
-    panels = [
-        Panel("restored", image[0].permute(1, 2, 0).float().cpu().numpy()),
-        Panel(f"invented: std of {samples} seeds", std, 0, max(1.0, float(np.quantile(std, 0.99))), "levels of 255"),
-        Panel("entropy of phi_r", tokens(found.entropy[0, 0]), 0, math.log(net.vqgan.num_codes), "nats"),
-        Panel("p_e(good) of S_l", tokens(result.good[0]), 0, 1, "1: kept as it is"),
-        Panel("times redrawn", tokens(drawn), 0, max(1, steps), f"of {steps} steps"),
+def _apart(targets: list[Path]) -> list[Path]:
+    """A name for each of several different paths: without its suffix, where no other has that name."""
+    plain, taken = Counter(target.with_suffix("") for target in targets), {*targets}
+    return [
+        target.with_suffix("") if plain[target.with_suffix("")] == 1 and target.with_suffix("") not in taken else target
+        for target in targets
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        draw(panels).save(temporary, "PNG")

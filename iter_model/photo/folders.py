@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +23,11 @@ AUTO = {"jpg": "jpg", "webp": "webp", "tiff": "tiff", "avif": "avif", "heif": "j
 
 
 class Job(NamedTuple):
-    """A photo, and the file that it is restored to."""
+    """A photo, and the file that it is restored to. seed: of one of several variants, in the place of --seed."""
 
     source: Path
     target: Path
+    seed: int | None = None
 
 
 class Plan(NamedTuple):
@@ -50,6 +51,7 @@ def plan(
     suffix: str = "",
     ext: str = "png",
     all_frames: bool = False,
+    seeds: Sequence[int] = (),
 ) -> Plan:
     """The photos of `inputs`, and where each goes: below `output` by its path below the folder that was given.
 
@@ -63,6 +65,7 @@ def plan(
         suffix: put behind every name. Photos of a folder that are results of others in it, from a run before, are none.
         ext: of the results, without its dot; 'auto': by the kind of each photo.
         all_frames: with 'auto', a GIF animation becomes one.
+        seeds: of several variants of each photo, `a_seed0.png` and so on.
 
     Raises:
         FileNotFoundError: one of ``inputs`` does not exist.
@@ -88,13 +91,23 @@ def plan(
         if results:
             photos = {path: place for path, place in photos.items() if path not in results}
             jobs, told_apart = _named(photos, suffixes)
-    _refuse_overwriting(jobs)
+    if seeds:
+        jobs = [_variant(job, seed) for job in jobs for seed in seeds]
+    refuse_overwriting([job.source for job in jobs], [job.target for job in jobs])
     return Plan(jobs, passed_over, told_apart)
 
 
 def is_restored(*targets: Path) -> bool:
     """Whether one of the files that a result may be in is there, and whole."""
     return any(target.is_file() and is_whole(target) for target in targets)
+
+
+def refuse_overwriting(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
+    """Raise a ValueError where a file that is to be written is one that is to be read."""
+    identities = {_identity(path): path for path in inputs if path.exists()}
+    for target in targets:
+        if target.exists() and (found := identities.get(_identity(target))):
+            raise ValueError(f"{target} would overwrite the input {found}; give another folder, or a --suffix")
 
 
 def _ext(path: Path, ext: str, all_frames: bool) -> str:
@@ -153,13 +166,8 @@ def _named(photos: dict[Path, Path], suffixes: dict[Path, str]) -> tuple[list[Jo
     return jobs, told_apart
 
 
-def _refuse_overwriting(jobs: list[Job]) -> None:
-    identities = {_identity(job.source): job.source for job in jobs if job.source.exists()}
-    for job in jobs:
-        if job.target.exists() and (source := identities.get(_identity(job.target))):
-            raise ValueError(
-                f"{job.target} would overwrite the input {source}; give another folder with -o, or a --suffix"
-            )
+def _variant(job: Job, seed: int) -> Job:
+    return Job(job.source, job.target.with_name(f"{job.target.stem}_seed{seed}{job.target.suffix}"), seed)
 
 
 def _check_folder(output: Path, ext: str) -> None:

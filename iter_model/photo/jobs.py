@@ -8,15 +8,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from basicsr_compat.images import MAX_PIXELS, Frame, Metadata, Photo, read_frames
+from iter_arch import Prepared
+from iter_model.photo.controlled import Controls, Extras
 from iter_model.photo.folders import Job
 from iter_model.photo.metadata import corrected
 from iter_model.photo.processes import Processes
 from iter_model.photo.progress import Reporter
 from iter_model.photo.reader import FAILURES, Item, grouped, read_ahead
-from iter_model.photo.restorer import Restorer
+from iter_model.photo.restorer import Control, Outcome, Restorer
 from iter_model.photo.writer import WRITERS, fits, left_out, write_frames, write_photo
 
 # Photos that are read ahead while one is restored.
@@ -38,11 +40,13 @@ class Output(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a photo became: its frames, of which a photo has one, T_s of the first, and the seconds that it took."""
+    """What a photo became: its frames, of which a photo has one, T_s of the first, and the seconds that it took; what
+    is written beside it where that was asked for."""
 
     frames: list[Frame]
     start_step: int
     seconds: float
+    extras: Extras | None = None
 
 
 def restore_files(
@@ -51,6 +55,7 @@ def restore_files(
     output: Output | None = None,
     reporter: Reporter | None = None,
     processes: Processes | None = None,
+    controls: Controls | None = None,
 ) -> int:
     """Restore every source of ``jobs`` to its target; name those that fail, and count them.
 
@@ -64,14 +69,15 @@ def restore_files(
         output: how results are written.
         reporter: told of every photo.
         processes: those that share ``jobs``; this one restores its share.
+        controls: what is drawn where, and what is written beside the results; photos are then restored one by one.
 
     Returns:
         How many failed here.
     """
     output, reporter, processes = output or Output(), reporter or Reporter(), processes or Processes()
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
-    behind = _WriteBehind(writer, output, reporter)
-    workers = _Workers(restorers, output, reporter)
+    behind = _WriteBehind(writer, output, reporter, controls)
+    workers = _Workers(restorers, output, reporter, controls)
     reporter.begin(len(jobs))
     try:
         ahead = max(READ_AHEAD, *(restorer.batch for restorer in restorers))
@@ -94,9 +100,13 @@ def restore_files(
 class _Workers:
     """One thread per restorer; each takes a group of photos when it is free."""
 
-    def __init__(self, restorers: Sequence[Restorer], output: Output, reporter: Reporter) -> None:
+    def __init__(
+        self, restorers: Sequence[Restorer], output: Output, reporter: Reporter, controls: Controls | None
+    ) -> None:
         self.pending: dict[Future[list[Result | Exception]], list[Item]] = {}
-        self._restorers, self._output, self._reporter = restorers, output, reporter
+        self._restorers, self._output, self._reporter, self._controls = restorers, output, reporter, controls
+        # Of each restorer: its last source, and what is known of it.
+        self._known: list[tuple[Path | None, dict[Any, Prepared]]] = [(None, {})] * len(restorers)
         self._free: SimpleQueue[int] = SimpleQueue()
         for index in range(len(restorers)):
             self._free.put(index)
@@ -110,7 +120,7 @@ class _Workers:
 
     def images_together(self, size: tuple[int, int]) -> int:
         """See `Restorer.images_together`, on whichever device they come to."""
-        return min(restorer.images_together(size) for restorer in self._restorers)
+        return min(restorer.images_together(size) for restorer in self._restorers) if self._controls is None else 1
 
     def begin(self, group: list[Item]) -> None:
         """Let the next free worker restore a group."""
@@ -140,6 +150,8 @@ class _Workers:
         try:
             if group[0].photo.frames > 1 and self._output.all_frames:
                 return [self._restore_frames(index, group[0].job)]
+            if self._controls is not None:
+                return [self._restore_controlled(index, *group[0], self._controls)]
             start = time.perf_counter()
             outcomes = self._restore_photos(index, group[0].job, [item.photo for item in group])
             seconds = (time.perf_counter() - start) / len(group)
@@ -160,21 +172,41 @@ class _Workers:
             frames.append(frame._replace(photo=outcome.photo))
         return Result(frames, start_step or 0, time.perf_counter() - start)
 
-    def _restore_photos(self, index: int, job: Job, photos: list[Photo]):
+    def _restore_controlled(self, index: int, job: Job, photo: Photo, controls: Controls) -> Result:
+        start, restorer = time.perf_counter(), self._restorers[index]
+        if self._known[index][0] != job.source:
+            self._known[index] = job.source, {}
+        control = controls.control(job, photo, restorer, self._known[index][1])
+        outcome = self._restore_photos(index, job, [photo], control)[0]
+        told = self._told(index, f"maps of {job.source.name}", str(job.source))
+        extras = controls.extras(photo, restorer, control, outcome, **told)
+        frames = [Frame(outcome.photo, None, None, False)]
+        return Result(frames, outcome.start_step, time.perf_counter() - start, extras)
+
+    def _restore_photos(
+        self, index: int, job: Job, photos: list[Photo], control: Control | None = None
+    ) -> list[Outcome]:
         name = f"{job.source}" + (f" and {len(photos) - 1} more" if len(photos) > 1 else "")
-        return self._restorers[index].restore_group(
-            photos,
-            progress=self._reporter.photo_bar(index, job.source.name),
-            cancelled=self._stopped.is_set,
-            on_retry=lambda remedy: self._reporter.warn(f"{name}: out of GPU memory, {remedy}"),
-        )
+        told = self._told(index, job.source.name, name)
+        return self._restorers[index].restore_group(photos, control=control, **told)
+
+    def _told(self, index: int, title: str, name: str) -> dict[str, Any]:
+        """What a Restorer tells, and is told, meanwhile."""
+        return {
+            "progress": self._reporter.photo_bar(index, title),
+            "cancelled": self._stopped.is_set,
+            "on_retry": lambda remedy: self._reporter.warn(f"{name}: out of GPU memory, {remedy}"),
+        }
 
 
 class _WriteBehind:
     """Writes results in a thread, at most one group of them while others are restored; counts failures."""
 
-    def __init__(self, writer: ThreadPoolExecutor, output: Output, reporter: Reporter) -> None:
+    def __init__(
+        self, writer: ThreadPoolExecutor, output: Output, reporter: Reporter, controls: Controls | None
+    ) -> None:
         self.failed = 0
+        self._controls = controls
         self._output = output
         self._reporter = reporter
         self._writer = writer
@@ -200,6 +232,8 @@ class _WriteBehind:
                 continue
             height, width = result.frames[0].photo.rgb.shape[:2]
             facts = {"width": width, "height": height, "frames": len(result.frames)}
+            if self._controls is not None:
+                facts |= self._controls.files_of(job) | ({} if job.seed is None else {"seed": job.seed})
             seconds = round(result.seconds, 3)
             self._reporter.restored(job.source, target, **facts, seconds=seconds, start_step=result.start_step)
 
@@ -224,6 +258,8 @@ class _WriteBehind:
             write_frames(target, frames, kind, self._output.quality)
         else:
             write_photo(target, frames[0].photo, kind, self._output.quality)
+        if self._controls is not None and result.extras is not None:
+            self._controls.write(job, result.extras)
         return target
 
     def _described(self, photo: Photo) -> Photo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 
 from basicsr_compat.images import Photo
@@ -45,3 +46,23 @@ def over_white(rows: np.ndarray) -> np.ndarray:
     """Gray or RGB without its alpha: (rows, W, 2 or 4) uint8 -> (rows, W, 1 or 3) uint8."""
     alpha = rows[..., -1:].astype(np.float32) / 255
     return np.rint(rows[..., :-1] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def picture_of(photo: Photo, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of a photo in this size (height, width): (height, width, 3 or, with alpha, 4) uint8."""
+    channels = [photo.rgb] if photo.alpha is None else [photo.rgb, photo.alpha[..., None]]
+    return np.dstack([_eight_bits(_resized(pixels, size), photo.bit_depth) for pixels in channels])
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, c) -> (*size, c)."""
+    if pixels.shape[:2] == size:
+        return pixels
+    method = cv2.INTER_AREA if size[0] < pixels.shape[0] else cv2.INTER_CUBIC
+    return np.atleast_3d(cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=method))
+
+
+def _eight_bits(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
+    """Levels of 8 bits, from those of ``bit_depth`` bits or from [0, 1]."""
+    top = 2**bit_depth - 1 if np.issubdtype(pixels.dtype, np.integer) else 1
+    return np.rint(np.clip(pixels.astype(np.float32) / top, 0, 1) * 255).astype(np.uint8)

@@ -1,61 +1,128 @@
-"""What was restored and what was invented, as one picture with scales (ITER, arXiv:2312.05616)."""
+"""What was restored and what was invented, as pictures with scales (ITER, arXiv:2312.05616)."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-# Width of a panel in pixels: smaller maps are enlarged, larger ones reduced.
+from iter_arch import Restored, Uncertainty
+from iter_arch.tokenizer import Tokenizer
+
+# Width of a panel in pixels, and of what stands around it; of wider panels all of it grows.
 WIDTH = 360
-MARGIN, LINE, BAR = 12, 22, 14
+MARGIN, LINE, BAR, LETTERS = 12, 22, 14, 14
+# Height of a panel over its width, at most.
+TALLEST = 2
+
+Size = tuple[int, int]
+
+
+class Redrawn:
+    """Counts how often each token of one image was drawn; an `on_step` of `ITER.restore`. times: (h, w) int."""
+
+    def __init__(self) -> None:
+        self.times = np.zeros((1, 1), int)
+        self._last = 0
+
+    def __call__(self, t: int, tokens: Tensor, mask: Tensor) -> None:
+        """mask: (1, h, w) bool, True = kept before step ``t``."""
+        masked = (~mask[0]).cpu().numpy().astype(int) * (t > 0)
+        # A restoration that ran out of memory begins again.
+        self.times = masked if t >= self._last else self.times + masked
+        self._last = t
 
 
 class Panel(NamedTuple):
-    """A map (h, w) with the values that its scale begins and ends with, or a photo (h, w, 3) in [0, 1] without one.
+    """A map (h, w) whose scale goes from 0 to ``high``, or a picture (h, w, 3) uint8 without a scale.
 
     title, note: above and below it.
     """
 
     title: str
     values: np.ndarray
-    low: float = 0.0
     high: float = 1.0
     note: str = ""
 
 
-def draw(panels: list[Panel]) -> Image.Image:
-    """The panels side by side."""
-    height = round(WIDTH * panels[0].values.shape[0] / panels[0].values.shape[1])
-    whole = (len(panels) * (WIDTH + MARGIN) + MARGIN, height + 3 * LINE + BAR + 2 * MARGIN)
+def panel_size(size: Size, width: int = WIDTH) -> Size:
+    """(height, width) of a panel that shows an image of this (height, width)."""
+    factor = min(width / size[1], TALLEST * width / size[0])
+    return max(1, round(factor * size[0])), max(1, round(factor * size[1]))
+
+
+def panels_of(
+    found: Uncertainty, restored: Restored, times: np.ndarray, *, vqgan: Tokenizer, samples: int, shown: Size
+) -> list[Panel]:
+    """The maps of one image.
+
+    Args:
+        found: of the image, from ``samples`` results.
+        restored: the result. times: (h, w), how often each of its tokens was drawn.
+        vqgan: of the network.
+        shown: (height, width) of the maps, see `panel_size`.
+    """
+    std = 255 * found.std[0, 0].float().cpu().numpy()
+    how = cv2.INTER_AREA if shown[1] < std.shape[1] else cv2.INTER_NEAREST
+    whole, steps = std.shape, int(restored.start_step)
+
+    def on_picture(tokens: Tensor | np.ndarray) -> np.ndarray:
+        values = tokens.float().cpu().numpy() if isinstance(tokens, Tensor) else tokens
+        return spread(values, shown, whole, vqgan.factor)
+
+    high = max(1.0, float(np.quantile(std, 0.99)))
+    std = cv2.resize(std, shown[::-1], interpolation=how)
+    return [
+        Panel(f"invented: std of {samples} results", std, high, "levels of 255"),
+        Panel("entropy of phi_r", on_picture(found.entropy[0, 0]), math.log(vqgan.num_codes), "nats"),
+        Panel("p_e(good) of S_l", on_picture(restored.good[0]), 1, "1: kept as it is"),
+        Panel("times redrawn", on_picture(times), max(1, steps), f"of {steps} steps"),
+    ]
+
+
+def spread(tokens: np.ndarray, shown: Size, whole: Size, factor: int) -> np.ndarray:
+    """Values of tokens, brought to a picture.
+
+    Args:
+        tokens: (h, w), of the padded photo.
+        shown: (height, width) of the picture, which shows the whole photo.
+        whole: (height, width) of the photo.
+        factor: pixels of the photo that a token's side has.
+
+    Returns:
+        (height, width), of the dtype of ``tokens``.
+    """
+    rows, columns = (np.arange(small) * side // small // factor for small, side in zip(shown, whole, strict=True))
+    return tokens[rows[:, None], columns]
+
+
+def draw(panels: list[Panel], width: int = WIDTH) -> Image.Image:
+    """Panels of one size, no wider than ``width``, side by side."""
+    margin, line, bar, letters = (round(x * width / WIDTH) for x in (MARGIN, LINE, BAR, LETTERS))
+    height = panels[0].values.shape[0]
+    whole = (len(panels) * (width + margin) + margin, height + 3 * line + bar + 2 * margin)
     picture = Image.new("RGB", whole, "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(letters)
+    ramp = Image.fromarray(colors(np.tile(np.linspace(0, 1, width, dtype=np.float32), (bar, 1))))
     for index, panel in enumerate(panels):
-        left, top = MARGIN + index * (WIDTH + MARGIN), MARGIN
+        left, top = margin + index * (width + margin), margin
         pen.text((left, top), panel.title, "black", font)
-        picture.paste(Image.fromarray(_pixels(panel, height)), (left, top + LINE))
-        bottom = top + LINE + height + 6
-        if panel.values.ndim == 2:
-            ramp = np.tile(np.linspace(0, 1, WIDTH, dtype=np.float32), (BAR, 1))
-            picture.paste(Image.fromarray(colors(ramp)), (left, bottom))
-            pen.text((left, bottom + BAR + 2), f"{panel.low:.3g}", "black", font)
-            pen.text((left + WIDTH, bottom + BAR + 2), f"{panel.high:.3g}", "black", font, anchor="ra")
-        pen.text((left + WIDTH // 2, bottom + BAR + 2), panel.note, "black", font, anchor="ma")
+        is_map = panel.values.ndim == 2
+        pixels = colors(panel.values / panel.high) if is_map else panel.values
+        picture.paste(Image.fromarray(pixels), (left, top + line))
+        bottom = top + line + height + margin // 2
+        if is_map:
+            picture.paste(ramp, (left, bottom))
+            pen.text((left, bottom + bar + 2), "0", "black", font)
+            pen.text((left + width, bottom + bar + 2), f"{panel.high:.3g}", "black", font, anchor="ra")
+        pen.text((left + width // 2, bottom + bar + 2), panel.note, "black", font, anchor="ma")
     return picture
 
 
-def _pixels(panel: Panel, height: int) -> np.ndarray:
-    smaller = panel.values.shape[1] > WIDTH
-    is_map = panel.values.ndim == 2
-    how = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST if is_map else cv2.INTER_LINEAR
-    values = cv2.resize(panel.values.astype(np.float32), (WIDTH, height), interpolation=how)
-    if is_map:
-        return colors((values - panel.low) / max(panel.high - panel.low, 1e-9))
-    return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
-
-
-def colors(x: np.ndarray, colormap: int = cv2.COLORMAP_VIRIDIS) -> np.ndarray:
-    """(h, w), clamped to [0, 1], in one of OpenCV's colormaps -> (h, w, 3) uint8 RGB."""
-    return cv2.applyColorMap(np.rint(255 * x.clip(0, 1)).astype(np.uint8), colormap)[..., ::-1].copy()
+def colors(x: np.ndarray) -> np.ndarray:
+    """(h, w), clamped to [0, 1] -> (h, w, 3) uint8 RGB, from dark violet to yellow."""
+    return cv2.applyColorMap(np.rint(255 * x.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()

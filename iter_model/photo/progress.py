@@ -32,6 +32,7 @@ class Reporter:
         self.as_json = as_json
         self.processes = processes or Processes()
         self._bar: tqdm | None = None
+        self._last_failure = ""
 
     def begin(self, count: int) -> None:
         """Show the progress over this many photos, on a terminal."""
@@ -73,7 +74,10 @@ class Reporter:
         text = str(error) or type(error).__name__
         self._object(input=source, error=text)
         # An UnreadableImage names the file itself.
-        self.warn(f"not restored: {text if isinstance(error, UnreadableImage) else f'{source}: {text}'}")
+        line = f"not restored: {text if isinstance(error, UnreadableImage) else f'{source}: {text}'}"
+        if line != self._last_failure:  # several variants of a photo fail alike
+            self.warn(line)
+        self._last_failure = line
 
     def skipped(self, source: Path, why: str) -> None:
         """A file is not restored, and need not be; `say` tells a person of all of them at once."""

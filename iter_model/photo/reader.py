@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 from basicsr_compat.images import MAX_PIXELS, Photo, read_photo
@@ -32,8 +33,10 @@ class Item(NamedTuple):
 def read_ahead(
     reader: ThreadPoolExecutor, jobs: Iterable[Job], count: int, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Item]:
-    """Read the sources of ``jobs`` in their order, up to ``count`` of them before they are asked for."""
+    """Read the sources of ``jobs`` in their order, up to ``count`` of them before they are asked for; one that is
+    that of several jobs in a row, once."""
     queue: deque[tuple[Job, Future[Photo]]] = deque()
+    last: tuple[Path, Future[Photo]] | None = None
 
     def first() -> Item:
         job, read = queue.popleft()
@@ -43,7 +46,9 @@ def read_ahead(
             return Item(job, error)
 
     for job in jobs:
-        queue.append((job, reader.submit(read_photo, job.source, max_pixels=max_pixels)))
+        if last is None or last[0] != job.source:
+            last = job.source, reader.submit(read_photo, job.source, max_pixels=max_pixels)
+        queue.append((job, last[1]))
         if len(queue) > count:
             yield first()
     while queue:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import iter_arch
 from basicsr_compat.images import Photo
-from iter_arch import ITER, SamplingConfig
+from iter_arch import ITER, Prepared, Restored, SamplingConfig, Uncertainty
 from iter_arch.color import ColorMethod, make_matcher, upsampled_rows
-from iter_arch.progress import OnProgress
-from iter_model.peer import PeerNetwork
+from iter_arch.progress import DECODE, ENCODE, REFINE, OnProgress
+from iter_arch.sampling import OnStep
+from iter_model.peer import PeerNetwork, PeerRestored
 from iter_model.photo.canvas import Canvas, OutputSize
 from iter_model.photo.devices import DEFAULT_TILE, free_cached_memory, is_out_of_memory
+from iter_model.photo.token_file import model_checksum
+
+Attempted = TypeVar("Attempted")
 
 
 class Cancelled(Exception):
@@ -24,10 +30,45 @@ class Cancelled(Exception):
 
 
 class Outcome(NamedTuple):
-    """photo: restored, its pixels whole numbers of its bit depth; start_step: T_s."""
+    """photo: restored, its pixels whole numbers of its bit depth; restored: of the photo alone, without its image."""
 
     photo: Photo
-    start_step: int
+    restored: Restored | PeerRestored
+
+    @property
+    def start_step(self) -> int:
+        """T_s."""
+        return int(self.restored.start_step)
+
+
+@dataclass(kw_only=True)
+class Control:
+    """What `ITER.restore` is told of one photo beside a Restorer's options.
+
+    seed: in the place of the Restorer's. alpha, tokens, redraw, on_step: as for `ITER.restore`.
+    known: E_l and the first evaluation, for restorations of the same photo, by (network, tile); empty at first.
+    """
+
+    seed: int | None = None
+    alpha: Tensor | None = None
+    tokens: Tensor | None = None
+    redraw: Tensor | None = None
+    on_step: OnStep | None = None
+    known: dict[Any, Prepared] = field(default_factory=dict)
+
+    def prepared(self, net: ITER, lq: Tensor, tile: int | None, batch: int, on_progress: OnProgress) -> Prepared:
+        """`ITER.prepare`, once for a photo; its progress is a part of the whole restoration's."""
+        if (net, tile) not in self.known:
+            whole = ENCODE + REFINE * net.sampling.steps + DECODE
+            self.known[net, tile] = net.prepare(
+                lq, tile=tile, batch=batch, on_progress=lambda done, total: on_progress(done, total * whole // ENCODE)
+            )
+        return self.known[net, tile]
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `ITER.restore`."""
+        given = {name: getattr(self, name) for name in ("seed", "alpha", "tokens", "redraw", "on_step")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(kw_only=True)
@@ -46,6 +87,11 @@ class Restorer:
     color_correction: ColorMethod
     color_levels: int
     size: OutputSize = field(default_factory=OutputSize)
+
+    @cached_property
+    def checksum(self) -> str:
+        """`model_checksum` of the network."""
+        return model_checksum(self.net)
 
     def images_together(self, size: tuple[int, int]) -> int:
         """Images of this size that hold no more pixels than a batch of tiles."""
@@ -73,6 +119,7 @@ class Restorer:
         self,
         photos: list[Photo],
         *,
+        control: Control | None = None,
         progress: OnProgress | None = None,
         cancelled: Callable[[], bool] | None = None,
         on_retry: Callable[[str], None] = lambda remedy: None,
@@ -85,6 +132,7 @@ class Restorer:
 
         Args:
             photos: of one size.
+            control: of an ITER and a single photo.
             progress: called with (done, total) after every batch of tiles.
             cancelled: asked as often; True ends the restoration.
             on_retry: called with what is tried next where the GPU runs out of memory: half as many tiles together, and
@@ -95,26 +143,59 @@ class Restorer:
             RuntimeError: out of GPU memory even with the smallest tiles.
         """
 
-        def on_progress(done: int, total: int) -> None:
-            if cancelled is not None and cancelled():
-                raise Cancelled
-            if progress is not None:
-                progress(done, total)
-
-        lq = self.input_of(photos)
-        canvases, start_steps = self._restore_within_memory(lq, photos, on_progress, on_retry)
+        lq, on_progress = self.input_of(photos), _cancellable(progress, cancelled)
+        canvases, restored = self._within_memory(
+            lq, lambda tile, batch: self._attempt(lq, photos, control, tile, batch, on_progress), on_retry
+        )
         return [
-            Outcome(photo._replace(rgb=_three_channels(canvas.pixels), alpha=self._alpha(photo)), start_step)
-            for photo, canvas, start_step in zip(photos, canvases, start_steps, strict=True)
+            Outcome(
+                photo._replace(rgb=_three_channels(canvas.pixels), alpha=self._alpha(photo)),
+                type(restored)(*(x[index : index + 1] for x in restored)),
+            )
+            for index, (photo, canvas) in enumerate(zip(photos, canvases, strict=True))
         ]
 
-    def _restore_within_memory(
-        self, lq: Tensor, photos: list[Photo], on_progress: OnProgress, on_retry: Callable[[str], None]
-    ) -> tuple[list[Canvas], list[int]]:
+    def uncertainty(
+        self,
+        photo: Photo,
+        samples: int,
+        *,
+        control: Control,
+        progress: OnProgress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        on_retry: Callable[[str], None] = lambda remedy: None,
+    ) -> Uncertainty:
+        """`iter_arch.uncertainty` of a photo, in the size that the network gives it; arguments as for `restore_group`.
+
+        Holds three float images of the result's size.
+        """
+        lq, on_progress = self.input_of([photo]), _cancellable(progress, cancelled)
+
+        def attempt(tile: int | None, batch: int) -> Uncertainty:
+            return iter_arch.uncertainty(
+                self.net,
+                lq,
+                samples,
+                self.seed if control.seed is None else control.seed,
+                config=self.config,
+                alpha=control.alpha,
+                prepared=control.prepared(self.net, lq, tile, batch, on_progress),
+                color_correction=self.color_correction,
+                color_levels=self.color_levels,
+                batch=batch,
+                on_progress=on_progress,
+            )
+
+        return self._within_memory(lq, attempt, on_retry)
+
+    def _within_memory(
+        self, lq: Tensor, attempt: Callable[[int | None, int], Attempted], on_retry: Callable[[str], None]
+    ) -> Attempted:
+        """What ``attempt`` returns, called with smaller and smaller tiles and batches until it has enough memory."""
         tile, batch = self.tile, self.batch
         while True:
             try:
-                return self._attempt(lq, photos, tile, batch, on_progress)
+                return attempt(tile, batch)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -135,9 +216,15 @@ class Restorer:
                 raise RuntimeError(f"out of GPU memory even with tiles of {side} pixels; use --device=cpu")
 
     def _attempt(
-        self, lq: Tensor, photos: list[Photo], tile: int | None, batch: int, on_progress: OnProgress
-    ) -> tuple[list[Canvas], list[int]]:
-        """Canvases that hold what lq (b, 3, h, w) is restored to, and T_s of each."""
+        self,
+        lq: Tensor,
+        photos: list[Photo],
+        control: Control | None,
+        tile: int | None,
+        batch: int,
+        on_progress: OnProgress,
+    ) -> tuple[list[Canvas], Restored | PeerRestored]:
+        """Canvases that hold what lq (b, 3, h, w) is restored to, and what else came of it."""
         restored_size = self.net.scale * lq.shape[2], self.net.scale * lq.shape[3]
         target = self.size.of(tuple(lq.shape[2:]), self.net.scale)
         canvases = [Canvas(restored_size, target, 1 if photo.is_gray else 3, photo.bit_depth) for photo in photos]
@@ -152,18 +239,15 @@ class Restorer:
             for finished in matcher.push(rows.to(torch.float32, copy=self.color_correction == "adain")):
                 draw(finished)
 
-        restored = self.net.restore(
-            lq,
-            config=self.config,
-            seed=self.seed,
-            tile=tile,
-            batch=batch,
-            on_progress=on_progress,
-            on_rows=on_rows,
-        )
+        options = {"config": self.config, "seed": self.seed, "batch": batch, "on_progress": on_progress}
+        if control is None:
+            restored = self.net.restore(lq, tile=tile, on_rows=on_rows, **options)
+        else:
+            prepared = control.prepared(self.net, lq, tile, batch, on_progress)
+            restored = self.net.restore(prepared, on_rows=on_rows, **options | control.options())
         for finished in matcher.finish():
             draw(finished)
-        return canvases, restored.start_step.tolist()
+        return canvases, restored
 
     def _alpha(self, photo: Photo) -> np.ndarray | None:
         """Bicubic, of the size of the result."""
@@ -175,6 +259,16 @@ class Restorer:
         for rows in upsampled_rows(torch.from_numpy(photo.alpha)[None, None], enlarged):
             canvas.push(rows[0].permute(1, 2, 0).numpy())
         return canvas.pixels[..., 0]
+
+
+def _cancellable(progress: OnProgress | None, cancelled: Callable[[], bool] | None) -> OnProgress:
+    def on_progress(done: int, total: int) -> None:
+        if cancelled is not None and cancelled():
+            raise Cancelled
+        if progress is not None:
+            progress(done, total)
+
+    return on_progress
 
 
 def _three_channels(pixels: np.ndarray) -> np.ndarray:

@@ -72,13 +72,13 @@ def read_tokens(path: str | os.PathLike) -> TokenFile:
     return TokenFile(torch.tensor([tokens]), tuple(size), content["model"], content["seed"])
 
 
-def check_tokens_fit(path: Path, found: TokenFile, size: tuple[int, int], net: nn.Module) -> None:
-    """Raise a ValueError unless the tokens are those of a photo of this size, restored by this network."""
+def check_tokens_fit(path: Path, found: TokenFile, size: tuple[int, int], model: str) -> None:
+    """Raise a ValueError unless the tokens are those of a photo of this size, restored by weights of this checksum."""
     if found.size != size:
         raise ValueError(
             f"{path}: size={list(found.size)} must be that of the photo, {list(size)}: give the photo that was restored"
         )
-    if found.model != model_checksum(net):
+    if found.model != model:
         raise ValueError(f"{path}: model is another one than --model, or in another --precision; give the same")
 
 

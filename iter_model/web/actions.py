@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import math
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import gradio as gr
 import numpy as np
 
 from basicsr_compat.images import Photo, UnreadableImage, read_photo
-from iter_arch import Tokenizer, Uncertainty
+from iter_model.photo.levels import picture_of
+from iter_model.photo.maps import draw, panel_size, panels_of
 from iter_model.photo.restorer import Cancelled
 from iter_model.web import brush, files
 from iter_model.web.engine import Engine, Job, Result, Settings
 from iter_model.web.film import frame, write_film
-from iter_model.web.maps import Map, draw, spread
 from iter_model.web.visitors import Visitor, Visitors
 
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 # Sides in pixels: of an example, of what the brush paints on, of a picture among others.
 THUMBNAIL, CANVAS, SMALL = 80, 800, 1024
+MAP_WIDTH = 720  # as large as a gallery shows it
 # Of a photo: its maps take three float copies of the result.
 MAPS_PIXELS = 1_000_000
 
@@ -95,7 +94,7 @@ class Actions:
         before = files.write_preview(visitor.new_file("before.png"), photo, files.preview_size(photo))
         height, width = photo.rgb.shape[:2]
         factor = CANVAS / max(height, width)
-        canvas = files.picture_of(photo, (max(1, round(factor * height)), max(1, round(factor * width))))
+        canvas = picture_of(photo, (max(1, round(factor * height)), max(1, round(factor * width))))
         line = html.escape(f"{visitor.name}, {_size(photo)}")
         return Opened(line, (before, before), nothing[1], canvas[..., :3])
 
@@ -197,7 +196,7 @@ class Actions:
                 photo = self.engine.restore(
                     visitor.photo, visitor.known, result.settings, part, tokens=step.tokens
                 ).photo
-                picture = files.picture_of(photo, files.preview_size(photo, SMALL))[..., :3]
+                picture = picture_of(photo, files.preview_size(photo, SMALL))[..., :3]
                 factor = self.engine.net(result.settings.model).vqgan.factor
                 frames.append(frame(picture, photo.rgb.shape[:2], step.kept, factor))
             paths = [files.write_picture(visitor.new_file("step.png"), one) for one in frames]
@@ -221,12 +220,15 @@ class Actions:
             if height * width > MAPS_PIXELS:
                 raise ValueError(f"Maps are drawn of photos up to {MAPS_PIXELS} pixels; this one has {height * width}.")
             found = self.engine.uncertainty(visitor.photo, visitor.known, result.settings, job, int(samples))
-            net = self.engine.net(result.settings.model)
-            drawn = maps_of(result, found, (net.scale * height, net.scale * width), net.vqgan, int(samples))
-            pictures = [(files.write_picture(visitor.new_file("map.png"), draw(one)), one.caption) for one in drawn]
-            return "Bright is uncertain: another seed draws something else there.", [
-                (str(path), caption) for path, caption in pictures
-            ]
+            vqgan, shown = self.engine.net(result.settings.model).vqgan, panel_size(found.std.shape[2:], MAP_WIDTH)
+            panels = panels_of(
+                found, result.restored, result.film.redrawn.times, vqgan=vqgan, samples=int(samples), shown=shown
+            )
+            pictures = [np.asarray(draw([panel], MAP_WIDTH)) for panel in panels]
+            paths = [files.write_picture(visitor.new_file("map.png"), picture) for picture in pictures]
+            titles = [f"{panel.title} ({panel.note})" for panel in panels]
+            status = "Where the first map is bright, another seed draws something else."
+            return status, list(zip(map(str, paths), titles, strict=True))
 
         return self._attempt(request, progress, compute, 2)
 
@@ -281,29 +283,8 @@ def _painted(editor: dict[str, Any] | None) -> Any:
     return mask
 
 
-def maps_of(result: Result, found: Uncertainty, whole: tuple[int, int], vqgan: Tokenizer, samples: int) -> list[Map]:
-    """The maps of a result of size ``whole``, each over a picture that is no larger than `SMALL`."""
-    factor = min(1, SMALL / max(whole))
-    shown = max(1, round(factor * whole[0])), max(1, round(factor * whole[1]))
-    deviation = cv2.resize(255 * found.std[0, 0].float().cpu().numpy(), shown[::-1], interpolation=cv2.INTER_AREA)
-    masked = np.sum([~step.kept for step in result.film.steps if step.t > 0], axis=0)
-    bad = 1 - result.good.float().numpy()
-
-    def on_picture(tokens: np.ndarray) -> np.ndarray:
-        return spread(tokens, shown, whole, vqgan.factor)
-
-    high = float(np.quantile(deviation, 0.995))
-    entropy = found.entropy[0, 0].float().cpu().numpy()
-    return [
-        Map(deviation, high, f"Deviation of {samples} results (levels of 255)"),
-        Map(on_picture(entropy), math.log(vqgan.num_codes), "Entropy of the refiner (nats)"),
-        Map(on_picture(bad), 1.0, "First estimate not good (probability)"),
-        Map(on_picture(masked), float(result.settings.steps), "Drawn anew (steps)"),
-    ]
-
-
 def _steps_taken(result: Result) -> str:
-    total, left_out = result.settings.steps, result.settings.steps - result.start_step
+    total, left_out = result.settings.steps, result.settings.steps - int(result.restored.start_step)
     if not left_out:
         return f"All {total} steps were taken. What is masked is blue."
     return f"The first estimate saved {left_out} of {total} steps. What is masked is blue."

@@ -12,13 +12,13 @@ from torch import Tensor
 
 import iter_arch
 from basicsr_compat.images import Photo
-from iter_arch import ITER, Prepared, Restored, SamplingConfig, Uncertainty
+from iter_arch import ITER, Restored, SamplingConfig, Uncertainty
 from iter_arch.color import ColorMethod
 from iter_arch.precision import choose_dtype
-from iter_arch.progress import DECODE, ENCODE, REFINE, OnProgress
+from iter_arch.progress import OnProgress
 from iter_model.commands.upscale_options import DEFAULT_LEVELS
 from iter_model.photo.devices import choose_batch, choose_tile
-from iter_model.photo.restorer import Cancelled, Restorer
+from iter_model.photo.restorer import Cancelled, Control, Restorer
 from iter_model.web.film import Film
 
 
@@ -36,15 +36,18 @@ class Settings(NamedTuple):
 class Result(NamedTuple):
     """A restored photo and how it came about.
 
-    photo: None where its pixels are not kept. tokens: (1, h, w) int64. good: (h, w), p_e(good) of S_l.
+    photo: None where its pixels are not kept. restored: without its image.
     """
 
     photo: Photo | None
     settings: Settings
-    tokens: Tensor
-    start_step: int
-    good: Tensor
+    restored: Restored
     film: Film
+
+    @property
+    def tokens(self) -> Tensor:
+        """(1, h, w) int64."""
+        return self.restored.tokens
 
 
 @dataclasses.dataclass
@@ -66,41 +69,6 @@ class Job:
     def __call__(self, done: int, total: int) -> None:
         self.check()
         self.progress(done, total)
-
-
-@dataclasses.dataclass
-class PhotoNet:
-    """An ITER for one photo, as a `Restorer` uses it: E_l and the first evaluation run once, the steps are recorded.
-
-    known: what is known of the photo by (tile, network). control: arguments of `ITER.restore` that a Restorer does not
-    give, or others in their place.
-    """
-
-    net: ITER
-    known: dict[Any, Prepared]
-    control: dict[str, Any]
-    film: Film = dataclasses.field(default_factory=Film)
-    restored: Restored | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.net, name)
-
-    def prepare(self, lq: Tensor, tile: int | None, batch: int, on_progress: OnProgress) -> Prepared:
-        """`ITER.prepare`, once for a photo."""
-        key = tile, self.net
-        if key not in self.known:
-            whole = ENCODE + REFINE * self.net.sampling.steps + DECODE
-            self.known[key] = self.net.prepare(
-                lq, tile=tile, batch=batch, on_progress=lambda done, total: on_progress(done, total * whole // ENCODE)
-            )
-        return self.known[key]
-
-    def restore(self, lq: Tensor, *, tile: int | None, batch: int, on_progress: OnProgress, **options: Any) -> Restored:
-        """`ITER.restore`."""
-        prepared = self.prepare(lq, tile, batch, on_progress)
-        options |= {"batch": batch, "on_progress": on_progress, "on_step": self.film} | self.control
-        self.restored = self.net.restore(prepared, **options)
-        return self.restored
 
 
 @dataclasses.dataclass
@@ -137,41 +105,34 @@ class Engine:
             Cancelled: the job was stopped.
             ValueError: impossible settings.
         """
+        film = Film()
         with self._lock:
             job.check()
-            net = PhotoNet(self.net(settings.model), known, control)
-            restored = self._restorer(net, settings).restore(photo, progress=job.progress, cancelled=job.stop.is_set)
-        tokens, start_step, good = net.restored.tokens, net.restored.start_step, net.restored.good
-        return Result(restored, settings, tokens, int(start_step), good[0].cpu(), net.film)
+            outcome = self._restorer(settings).restore_group(
+                [photo],
+                control=Control(known=known, on_step=film, **control),
+                progress=job.progress,
+                cancelled=job.stop.is_set,
+            )[0]
+        return Result(outcome.photo, settings, outcome.restored, film)
 
     def uncertainty(self, photo: Photo, known: dict, settings: Settings, job: Job, samples: int) -> Uncertainty:
         """`iter_arch.uncertainty` of a photo; arguments and errors as for `restore`."""
         with self._lock:
             job.check()
-            net = PhotoNet(self.net(settings.model), known, {})
-            restorer = self._restorer(net, settings)
-            lq = torch.from_numpy(photo.rgb).permute(2, 0, 1)[None].to(self.device)
-            return iter_arch.uncertainty(
-                net.net,
-                lq,
-                samples,
-                settings.seed,
-                config=restorer.config,
-                prepared=net.prepare(lq, restorer.tile, restorer.batch, job),
-                color_correction=settings.color_correction,
-                color_levels=DEFAULT_LEVELS,
-                batch=restorer.batch,
-                on_progress=job,
+            return self._restorer(settings).uncertainty(
+                photo, samples, control=Control(known=known), progress=job.progress, cancelled=job.stop.is_set
             )
 
-    def _restorer(self, net: PhotoNet, settings: Settings) -> Restorer:
+    def _restorer(self, settings: Settings) -> Restorer:
+        net = self.net(settings.model)
         tile = choose_tile(None, net)
         return Restorer(
             net=net,
             config=_sampling(net.sampling, settings),
             seed=settings.seed,
             tile=tile,
-            batch=choose_batch(None, net.net, tile, self.device),
+            batch=choose_batch(None, net, tile, self.device),
             color_correction=settings.color_correction,
             color_levels=DEFAULT_LEVELS,
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from basicsr_compat.images import Photo, read_photo
 from iter_model.photo.folders import AUTO
+from iter_model.photo.levels import picture_of
 from iter_model.photo.metadata import corrected
 from iter_model.photo.writer import write_photo
 
@@ -34,26 +34,6 @@ def preview_size(photo: Photo, side: int = PREVIEW_SIDE) -> tuple[int, int]:
     height, width = photo.rgb.shape[:2]
     factor = min(1, side / max(height, width))
     return max(1, round(factor * height)), max(1, round(factor * width))
-
-
-def picture_of(photo: Photo, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of a photo in this size (height, width): (height, width, 3 or, with alpha, 4) uint8."""
-    channels = [photo.rgb] if photo.alpha is None else [photo.rgb, photo.alpha[..., None]]
-    return np.dstack([_eight_bits(_resized(pixels, size), photo.bit_depth) for pixels in channels])
-
-
-def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, c) -> (*size, c)."""
-    if pixels.shape[:2] == size:
-        return pixels
-    method = cv2.INTER_AREA if size[0] < pixels.shape[0] else cv2.INTER_CUBIC
-    return np.atleast_3d(cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=method))
-
-
-def _eight_bits(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
-    """Levels of 8 bits, from those of ``bit_depth`` bits or from [0, 1]."""
-    top = 2**bit_depth - 1 if np.issubdtype(pixels.dtype, np.integer) else 1
-    return np.rint(np.clip(pixels.astype(np.float32) / top, 0, 1) * 255).astype(np.uint8)
 
 
 def write_picture(path: Path, picture: np.ndarray, icc_profile: bytes | None = None) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from iter_model.web.maps import spread
+from iter_model.photo.maps import Redrawn, spread
 
 # Of masked tokens in a frame: the color that lies over them, and its share.
 VEIL, SHARE = np.array([40.0, 70.0, 255.0]), 0.55
@@ -34,13 +34,17 @@ class Step(NamedTuple):
 
 
 class Film:
-    """Records the steps of one image; an `on_step` of `ITER.restore`."""
+    """Records the steps of one image; an `on_step` of `ITER.restore`. redrawn: counts them for every token."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self.redrawn = Redrawn()
 
     def __call__(self, t: int, tokens: Tensor, mask: Tensor) -> None:
         """tokens (1, h, w) int64, mask (1, h, w) bool, True = kept."""
+        if self.steps and t >= self.steps[-1].t:  # ran out of memory, and begins again
+            self.steps.clear()
+        self.redrawn(t, tokens, mask)
         self.steps.append(Step(t, tokens.clone(), mask[0].cpu().numpy().copy()))
 
 

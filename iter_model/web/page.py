@@ -151,7 +151,7 @@ def _add_film(actions: Actions, status: gr.HTML) -> list:
 
 
 def _add_maps(actions: Actions, status: gr.HTML) -> list:
-    gr.Markdown("What of the result was read from the photo, and what was invented: dark is certain, bright is not.")
+    gr.Markdown("What of the result was read from the photo, and what was invented. Each map has its scale below it.")
     samples = gr.Slider(2, 16, 4, step=1, label="Results to compare", elem_id="samples")
     measure = gr.Button("Show the maps", elem_id="make_maps")
     maps = gr.Gallery(

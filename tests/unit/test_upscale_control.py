@@ -201,3 +201,135 @@ def test_a_photo_that_fails_stops_no_others(upscale, small_photo, tmp_path, caps
     small_photo.with_name("broken.png").write_bytes(b"no image")
     assert upscale(small_photo.parent, "out", "--variants", 1) == 1
     assert names(tmp_path / "out") == ["a_seed0.png"] and "broken.png" in capsys.readouterr().err
+
+
+# As every other run: devices, json, limits, memory, notices, sizes
+
+
+def facts(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_scripts_are_told_of_every_result_and_what_lies_beside_it(upscale, small_photo, tmp_path, capsys):
+    maps = tmp_path / "maps"
+    options = "--variants", 2, "--seed", 3, "--save-tokens", "--maps", maps, "--samples", 1, "--json"
+    assert upscale(small_photo, "out", *options) == 0
+    out, found = tmp_path / "out", facts(capsys)
+    assert [(one["seed"], one["width"], one["height"]) for one in found] == [(3, 120, 84), (4, 120, 84)]
+    assert all(one["input"] == str(small_photo) and one["seconds"] > 0 for one in found)
+    for one in found:
+        name = f"a_seed{one['seed']}"
+        assert [one["output"], one["tokens"], one["maps"]] == [
+            str(path) for path in (out / f"{name}.png", out / f"{name}.json", maps / f"{name}.png")
+        ]
+        assert all((tmp_path / one[key]).is_file() for key in ("output", "tokens", "maps"))
+        assert json.loads((out / f"{name}.json").read_text())["seed"] == one["seed"]
+
+
+def test_variants_are_read_and_prepared_once(upscale, small_photo, monkeypatch):
+    from iter_model.photo import reader
+
+    prepared, read, prepare, read_photo = [], [], iter_arch.ITER.prepare, reader.read_photo
+    monkeypatch.setattr(iter_arch.ITER, "prepare", lambda net, lq, **o: prepared.append(0) or prepare(net, lq, **o))
+    monkeypatch.setattr(reader, "read_photo", lambda path, **o: read.append(path) or read_photo(path, **o))
+    assert upscale(small_photo, "out", "--variants", 3) == 0
+    assert len(prepared) == 1 and read == [small_photo]
+
+
+def test_the_limit_of_pixels_holds(upscale, small_photo, tmp_path, capsys):
+    assert upscale(small_photo, "out", "--variants", 2, "--max-pixels", 100) == 1
+    assert capsys.readouterr().err.count("not restored") == 1 and not names(tmp_path / "out")
+    options = "--alpha-map", gray(tmp_path / "map.png", np.zeros((40, 40))), "--max-pixels", 1000
+    assert upscale(small_photo, "out", *options) == 1
+    assert "map.png" in capsys.readouterr().err
+
+
+def test_every_device_restores_and_the_results_are_those_of_one(upscale, small_photo, tmp_path, monkeypatch):
+    used, restore = set(), iter_arch.ITER.restore
+    monkeypatch.setattr(iter_arch.ITER, "restore", lambda net, *a, **o: used.add(id(net)) or restore(net, *a, **o))
+    for seed in range(1, 4):
+        small_photo.with_name(f"b{seed}.png").write_bytes(small_photo.read_bytes())
+    options = "--variants", 2, "--save-tokens"
+    assert upscale(small_photo.parent, "one", *options) == 0 and len(used) == 1
+    assert upscale(small_photo.parent, "two", *options, "--device", "cpu,cpu") == 0 and len(used) == 3
+    for name in names(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_out_of_memory_is_retried_with_smaller_tiles(upscale, photo_folder, tmp_path, monkeypatch, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)).save(photo_folder / "a.png")
+    prepare = iter_arch.ITER.prepare
+
+    def prepare_small(net, lq, *, tile, **options):
+        if tile > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return prepare(net, lq, tile=tile, **options)
+
+    monkeypatch.setattr(iter_arch.ITER, "prepare", prepare_small)
+    options = "--save-tokens", "--maps", tmp_path / "maps", "--samples", 1
+    assert upscale(photo_folder, "out", *options) == 0
+    assert "a.png: out of GPU memory, trying again with tiles of" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert upscale(photo_folder, "tiled", "--save-tokens", "--tile", 20) == 0
+    assert (tokens(tmp_path / "out/a.json") == tokens(tmp_path / "tiled/a.json")).all()
+
+
+def test_what_is_left_out_is_said_and_sizes_are_heeded(upscale, photo_folder, tmp_path, capsys):
+    frames = [Image.fromarray(np.full((12, 16, 3), level, np.uint8)) for level in (0, 99, 200)]
+    frames[0].save(photo_folder / "a.gif", save_all=True, append_images=frames[1:])
+    assert upscale(photo_folder, "out", "--variants", 1, "--outscale", 1.5) == 0
+    assert "the first of 3 frames" in capsys.readouterr().err
+    assert pixels(tmp_path / "out/a_seed0.png").shape[:2] == (18, 24)
+    assert upscale(photo_folder, "out", "--variants", 1, "--frames", "all") == 2
+
+
+def test_photos_of_one_name_have_tokens_and_maps_of_their_own(upscale, small_photo, tmp_path):
+    gray(small_photo.with_name("a.jpg"), np.zeros((16, 24, 3)))
+    maps = tmp_path / "maps"
+    options = "--ext", "auto", "--save-tokens", "--maps", maps, "--samples", 1
+    assert upscale(small_photo.parent, "out", *options) == 0
+    assert names(tmp_path / "out") == ["a.jpg", "a.jpg.json", "a.png", "a.png.json"]
+    assert names(maps) == ["a.jpg.png", "a.png.png"]
+    sizes = [json.loads((tmp_path / f"out/{name}.json").read_text())["size"] for name in ("a.jpg", "a.png")]
+    assert sizes == [[16, 24], [21, 30]]
+
+
+def test_photos_of_one_name_have_alpha_maps_of_their_own(upscale, small_photo, tmp_path, capsys):
+    small_photo.with_name("a.webp").write_bytes(small_photo.read_bytes())  # what it is counts
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    gray(maps / "a.png", [[0]])
+    gray(maps / "a.bmp", [[0]])
+    assert upscale(small_photo.parent, "out", "--alpha-map", maps) == 2
+    assert "holds a.bmp, a.png; name that of a.webp a.webp.png" in capsys.readouterr().err
+    gray(maps / "a.webp.png", [[255]])
+    assert upscale(small_photo.parent, "out", "--alpha-map", maps, "--save-tokens") == 0
+    upscale(small_photo, "zero", "--alpha", 0, "--save-tokens")
+    kept, *found = (tokens(tmp_path / name) for name in ("zero/a.json", "out/a.png.json", "out/a.webp.png.json"))
+    assert (found[0] == kept).all() and (found[1] != kept).any()
+
+
+def test_results_that_are_there_are_skipped_if_what_lies_beside_them_is(upscale, small_photo, tmp_path, capsys):
+    upscale(small_photo, "out", "--variants", 2, "--save-tokens")
+    (tmp_path / "out/a_seed1.json").unlink()
+    capsys.readouterr()
+    assert upscale(small_photo, "out", "--variants", 3, "--save-tokens", "--skip-existing", "--json") == 0
+    assert [one.get("skipped", one.get("seed")) for one in facts(capsys)] == ["restored already", 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["maps", "alpha_map", "note"])
+def test_no_file_of_the_user_is_overwritten(upscale, small_photo, tmp_path, capsys, kind):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    gray(masks / "a.png", [[255]])
+    note = small_photo.with_name("a.json")
+    note.write_text("{}")
+    output, options = {
+        "maps": ("out", ("--maps", small_photo.parent)),
+        "alpha_map": ("masks", ("--alpha-map", masks)),
+        "note": (small_photo.parent, ("--save-tokens", "--ext", "jpg")),
+    }[kind]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert upscale(small_photo.parent, output, *options) == 2
+    assert ("a.json: format must be" if kind == "note" else "would overwrite the input") in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}

@@ -16,9 +16,10 @@ from basicsr_compat.images import UnreadableImage, read_photo
 
 gradio = pytest.importorskip("gradio", reason="needs Gradio: pip install 'iter-sr[web]'")
 
+from iter_model.photo.levels import picture_of  # noqa: E402
 from iter_model.photo.restorer import Cancelled  # noqa: E402
 from iter_model.web import actions as web_actions  # noqa: E402
-from iter_model.web import brush, files, film, maps, visitors  # noqa: E402
+from iter_model.web import brush, files, film, visitors  # noqa: E402
 from iter_model.web.actions import Actions  # noqa: E402
 from iter_model.web.engine import Job  # noqa: E402
 from iter_model.web.visitors import Visitors  # noqa: E402
@@ -147,9 +148,9 @@ def test_previews_are_small_and_results_whole(tmp_path):
 def test_a_preview_has_the_levels_of_the_photo(tmp_path):
     pixels = levels((5, 7))
     for photo in (read_photo(encoded(pixels)), read_photo(encoded(pixels))._replace(rgb=pixels)):
-        assert np.array_equal(files.picture_of(photo, (5, 7)), pixels)
+        assert np.array_equal(picture_of(photo, (5, 7)), pixels)
     transparent = np.dstack([pixels, pixels[..., :1]])
-    assert np.array_equal(files.picture_of(read_photo(encoded(transparent)), (5, 7)), transparent)
+    assert np.array_equal(picture_of(read_photo(encoded(transparent)), (5, 7)), transparent)
 
 
 # ------------------------------------------------------------------------------------------- film, brush, maps
@@ -178,18 +179,6 @@ def test_what_is_painted_is_a_mask():
     assert mask.sum() == 64 and mask[:8, :8].all()
     assert brush.alpha_map(mask, 0.75, 0.25).unique().tolist() == [0.25, 0.75]
     assert brush.redraw_mask(mask).shape == (1, 1, 20, 24)
-
-
-def test_a_map_has_its_values_and_a_scale():
-    values = np.linspace(0, 2, 64).reshape(8, 8)
-    drawn = maps.draw(maps.Map(values, 2.0, "values"))
-    brightness = drawn[-8:].astype(int).sum(2)
-    assert drawn.shape == (9, 8, 3)
-    wide = maps.draw(maps.Map(np.zeros((8, 384)), 2.0, "values"))
-    assert wide.shape == (8 + maps.SCALE[0], 384, 3) and (wide[:22] == 0).any()  # numbers above the colors
-    assert (np.diff(brightness.ravel()) >= 0).all() and brightness[0, 0] < 30 and brightness[-1, -1] > 500
-    nothing = maps.draw(maps.Map(np.zeros((8, 8)), 0.0, "nothing"))
-    assert np.isfinite(nothing).all()
 
 
 # ------------------------------------------------------------------------------------------- actions
@@ -296,9 +285,21 @@ def test_the_film_shows_every_step_and_ends_with_the_result(opened):
 
 def test_maps_have_captions_and_pictures(opened):
     status, pictures = opened.maps(request(), no_progress, 2)
-    assert len(pictures) == 4 and pictures[0][1] == "Deviation of 2 results (levels of 255)"
+    assert len(pictures) == 4 and pictures[0][1] == "invented: std of 2 results (levels of 255)"
     for path, _ in pictures:
-        assert Image.open(path).size == (96, 80 + 10)
+        assert Image.open(path).size == (720 + 2 * 24, 720 * 80 // 96 + 3 * 44 + 28 + 2 * 24)
+
+
+def test_maps_do_not_see_what_is_hidden(web_engine):
+    """Colors under fully transparent pixels are no part of the photo."""
+    pixels = np.dstack([smooth(20, 24), np.full((20, 24), 255, np.uint8)])
+    pixels[4:12, 6:14, 3] = 0
+    found = []
+    for hidden in (0, 255):
+        pixels[4:12, 6:14, :3] = hidden
+        photo = read_photo(encoded(pixels))
+        found.append(web_engine.uncertainty(photo, {}, fields(web_engine, alpha=1.0), job(), 2))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_maps_of_large_photos_are_refused(opened, monkeypatch):
