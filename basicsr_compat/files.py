@@ -8,9 +8,14 @@ import re
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows, which removes no open file
+    fcntl = None  # type: ignore[assignment]
 
 from basicsr_compat.schema import format_error
 
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
 
 # Where the weights are in the files of BasicSR, of Lightning, and of most training scripts.
 STATE_KEYS = ("params_ema", "params", "state_dict", "model")
+# Characters of a file's name that its temporary name begins with: a name has 255 bytes, a character up to four.
+_START = 60
 
 
 class NotSaved(OSError):
@@ -45,13 +52,14 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
     """
     path = os.fspath(path)
     folder, name = os.path.split(path)
-    # Renaming is atomic within a file system only. A name has 255 bytes at most, a character up to four.
-    temporary = os.path.join(folder, f"{name[:60]}.tmp-{secrets.token_hex(4)}")
+    # Renaming is atomic within a file system only.
+    temporary = os.path.join(folder, f"{name[:_START]}.tmp-{secrets.token_hex(4)}")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _in_use(temporary):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
         raise NotSaved(f"cannot write {path}: {_reason(path, error)}") from error
@@ -60,11 +68,46 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
         raise
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove the temporary files of `atomic_write` that killed processes have left in a folder."""
+def is_leftover(name: str) -> bool:
+    """Whether a file is called as the temporary files of `atomic_write` are."""
+    return re.search(r"\.tmp-[0-9a-f]{8}$", name) is not None
+
+
+def remove_leftovers(folder: str | os.PathLike, of: Collection[str] | None = None) -> None:
+    """Remove the temporary files of `atomic_write` that killed processes have left in a folder.
+
+    Args:
+        of: names of files whose leftovers are removed; by default all are.
+    """
+    starts = None if of is None else {name[:_START] for name in of}
     for path in Path(folder).glob("*.tmp-*"):
-        if re.search(r"\.tmp-[0-9a-f]{8}$", path.name):
-            path.unlink(missing_ok=True)
+        wanted = starts is None or path.name.rpartition(".tmp-")[0] in starts
+        if wanted and is_leftover(path.name) and not _is_in_use(path):
+            _remove(path)
+
+
+@contextlib.contextmanager
+def _in_use(temporary: str) -> Iterator[None]:
+    """Make a file and lock it: what a killed process leaves is not locked."""
+    if fcntl is None:
+        yield
+        return
+    with open(temporary, "ab") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def _is_in_use(path: Path) -> bool:
+    """Whether another process, or another thread, is writing a temporary file."""
+    if fcntl is None:
+        return False
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
 
 
 def atomic_save(obj: Any, path: str | os.PathLike) -> None:
@@ -259,6 +302,6 @@ def _torch_reason(path: str | os.PathLike, error: RuntimeError) -> str:
     return format_error(error)
 
 
-def _remove(path: str) -> None:
+def _remove(path: str | os.PathLike) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -208,13 +207,12 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _prepare_folders(output: Path, planned: Plan, controls: Controls | None) -> None:
-    """Where nothing can be written, that shows now."""
+    from iter_model.photo.folders import oversized, prepare_folders
+
     tops = {output} if controls is None or controls.maps is None else {output, controls.maps}
-    for top in tops:
-        top.mkdir(parents=True, exist_ok=True)
-    for folder in sorted({*tops, *(job.target.parent for job in planned.jobs)}):
-        if folder.exists():
-            tempfile.TemporaryFile(dir=folder).close()
+    beside = [] if controls is None else [path for job in planned.jobs for path in controls.files_of(job).values()]
+    results = [path for job in planned.jobs for path in (job.target, oversized(job.target))]
+    prepare_folders(tops, [*results, *beside])
 
 
 def _announce(args: argparse.Namespace, planned: Plan, reporter: Reporter) -> None:
@@ -233,8 +231,7 @@ def _announce(args: argparse.Namespace, planned: Plan, reporter: Reporter) -> No
 
 
 def _left_to_do(args: argparse.Namespace, planned: Plan, controls: Controls | None, reporter: Reporter) -> list[Job]:
-    from iter_model.photo.folders import is_restored
-    from iter_model.photo.jobs import oversized
+    from iter_model.photo.folders import is_restored, oversized
 
     if not args.skip_existing:
         return planned.jobs

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from basicsr_compat.files import is_leftover, remove_leftovers
 from basicsr_compat.images import image_kind, is_image, is_whole
 
-# What cameras, phones and systems put beside photos: sidecars, litter, videos, and raw files, which need developing;
-# and what a run that was killed leaves.
+# What cameras, phones and systems put beside photos: sidecars, litter, videos, and raw files, which need developing.
 PASSED_OVER = frozenset(
     ".aae .dop .json .pp3 .thm .xmp .ini .db .tmp "
     ".3gp .avi .lrv .m2ts .m4v .mkv .mov .mp4 .mpg .mts .webm .wmv "
@@ -56,7 +57,7 @@ def plan(
     """The photos of `inputs`, and where each goes: below `output` by its path below the folder that was given.
 
     Every file of a folder counts, whatever its suffix, so that a photo of an unknown kind is reported and not passed
-    over; those of `PASSED_OVER` and hidden files do not.
+    over; those of `PASSED_OVER`, hidden files, and what a killed run has left do not.
 
     Args:
         inputs: files, folders, and patterns that match either.
@@ -76,7 +77,7 @@ def plan(
     for given in inputs:
         for root in _expand(given):
             found = list(_files(root, output, recursive))
-            chosen = [path for path in found if path == root or path.suffix.lower() not in PASSED_OVER]
+            chosen = [path for path in found if path == root or not _is_beside(path)]
             if not chosen:
                 where = "" if recursive else " (its subfolders are searched with --recursive)"
                 raise ValueError(f"-i {root} holds no photos; expected images in it{where}")
@@ -97,6 +98,27 @@ def plan(
     return Plan(jobs, passed_over, told_apart)
 
 
+def prepare_folders(tops: Collection[Path], files: Iterable[Path]) -> None:
+    """Make the folders of a run, and clear them and those below of what killed runs have left of ``files``.
+
+    Args:
+        tops: the folder of the results, and that of other files.
+        files: all that will be written.
+
+    Raises:
+        OSError: nothing can be written to one of the folders that are there.
+    """
+    names: dict[Path, list[str]] = {top: [] for top in tops}
+    for file in files:
+        names.setdefault(file.parent, []).append(file.name)
+    for top in tops:
+        top.mkdir(parents=True, exist_ok=True)
+    for folder in sorted(names):
+        if folder.exists():
+            tempfile.TemporaryFile(dir=folder).close()
+            remove_leftovers(folder, names[folder])
+
+
 def is_restored(*targets: Path) -> bool:
     """Whether one of the files that a result may be in is there, and whole."""
     return any(target.is_file() and is_whole(target) for target in targets)
@@ -108,6 +130,15 @@ def refuse_overwriting(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
     for target in targets:
         if target.exists() and (found := identities.get(_identity(target))):
             raise ValueError(f"{target} would overwrite the input {found}; give another folder, or a --suffix")
+
+
+def oversized(target: Path) -> Path:
+    """Where a result goes that is too large for its kind of file."""
+    return target.with_name(f"{target.name}.png")
+
+
+def _is_beside(path: Path) -> bool:
+    return path.suffix.lower() in PASSED_OVER or is_leftover(path.name)
 
 
 def _ext(path: Path, ext: str, all_frames: bool) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from basicsr_compat.images import MAX_PIXELS, Frame, Metadata, Photo, read_frames
 from iter_arch import Prepared
 from iter_model.photo.controlled import Controls, Extras
-from iter_model.photo.folders import Job
+from iter_model.photo.folders import Job, oversized
 from iter_model.photo.metadata import corrected
 from iter_model.photo.processes import Processes
 from iter_model.photo.progress import Reporter
@@ -265,8 +265,3 @@ class _WriteBehind:
     def _described(self, photo: Photo) -> Photo:
         keeps = self._output.keeps_metadata
         return photo._replace(metadata=corrected(photo.metadata, photo.rgb.shape[:2]) if keeps else Metadata())
-
-
-def oversized(target: Path) -> Path:
-    """Where a result goes that is too large for its kind of file."""
-    return target.with_name(f"{target.name}.png")

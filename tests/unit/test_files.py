@@ -17,6 +17,7 @@ from basicsr_compat.files import (
     find_state,
     read_checkpoint,
     read_metadata,
+    remove_leftovers,
     state_difference,
 )
 from iter_arch import ITER
@@ -195,3 +196,16 @@ def test_differences_name_the_first_of_every_kind():
     assert "extra.weight is not part of the network" in differences
     assert "vqgan.encoder.0.bias has shape (7,), the network's has (8,)" in differences
     assert differences[-1].startswith("and ") and differences[-1].endswith(" more")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    for name in ("a.png.tmp-0123abcd", "b.png.tmp-0123abcd", "a.png.tmp-1", "notes.txt"):
+        (tmp_path / name).touch()
+    with atomic_write(tmp_path / "a.png") as temporary:
+        remove_leftovers(tmp_path, of=["a.png"])
+        assert os.path.exists(temporary)
+        assert {path.name for path in tmp_path.iterdir()} == {
+            os.path.basename(temporary), "b.png.tmp-0123abcd", "a.png.tmp-1", "notes.txt"
+        }  # fmt: skip
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.png.tmp-1", "notes.txt"]

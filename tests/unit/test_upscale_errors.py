@@ -11,8 +11,7 @@ from pickles import Code
 from upscale_stand_ins import main, names, run
 
 import iter_arch
-from iter_model.commands import upscale
-from iter_model.photo import jobs, reader
+from iter_model.photo import folders, jobs, reader
 from iter_model.photo.writer import write_photo
 
 # Photos that fail
@@ -130,7 +129,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_first(bicubic_net, photo_f
     def refused(**options):
         raise PermissionError(13, "Permission denied", str(options["dir"]))
 
-    monkeypatch.setattr(upscale.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(folders.tempfile, "TemporaryFile", refused)
     assert run(photo_folder, tmp_path / "out") == 2
     assert bicubic_net.calls == [] and "Permission denied" in capsys.readouterr().err
 

@@ -95,6 +95,16 @@ def test_whole_results_are_skipped_and_others_made_again(bicubic_net, photo_fold
 # Kinds of files and metadata
 
 
+def test_what_a_killed_run_left_is_no_photo_and_is_cleared_away(bicubic_net, photo_folder, capsys):
+    """One that was complete but for its name would become a result of its own."""
+    save(photo_folder / "a.png")
+    for name in ("a_x4.png.tmp-0123abcd", "b.png.tmp-0123abcd"):
+        (photo_folder / name).write_bytes((photo_folder / "a.png").read_bytes())
+    assert run(photo_folder, photo_folder, "--suffix", "_x4") == 0
+    assert names(photo_folder) == ["a.png", "a_x4.png", "b.png.tmp-0123abcd"]  # b.png is of another run
+    assert "b.png.tmp-0123abcd" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("ext", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF")])
 def test_results_are_of_the_kind_that_was_asked_for(bicubic_net, photo_folder, tmp_path, ext, kind):
     pixels = smooth(24, 32)
