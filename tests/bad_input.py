@@ -3,10 +3,10 @@
 import copy
 
 import yaml
+from option_files import EDSR, change, l1_training
 from small_networks import config
 
 SAMPLING = {"steps": 2}
-EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
 TRAINING = {
     "name": "run",
     "model_type": "SRModel",
@@ -25,21 +25,18 @@ TRAINING = {
     },
     "network_g": EDSR,
     "path": {"pretrain_network_g": None},
-    "train": {
-        "total_iter": 4,
-        "optim_g": {"type": "Adam", "lr": 1e-3},
-        "scheduler": {"type": "MultiStepLR", "milestones": [9]},
-        "pixel_opt": {"type": "L1Loss"},
-    },
+    "train": l1_training(4, milestone=9),
     "logger": {"print_freq": 1, "save_checkpoint_freq": 100},
 }
 
 
 def content(folder):
+    """Paths of all that lies below a folder, sorted."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def options_of_test(lq, gt, **changes):
+    """Options of a test of small.safetensors on the folders lq and gt."""
     return {
         "name": "bad",
         "model_type": "ITERModel",
@@ -55,10 +52,6 @@ def options_of_test(lq, gt, **changes):
 def train_with(folder, where, value):
     """The words of a training run with one option changed, or taken out where the value is `...`."""
     opt = copy.deepcopy(TRAINING)
-    *path, key = where.split(".")
-    section = opt
-    for name in path:
-        section = section[name]
-    section[key] = value
+    change(where, value)(opt)
     (folder / "changed.yml").write_text(yaml.safe_dump(opt))
     return ["train", "-opt", "changed.yml"]

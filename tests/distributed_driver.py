@@ -45,6 +45,7 @@ def of_rank(batch, opt):
 
 
 def named_parameters(model):
+    """Names and parameters of net_g and, where there is one, net_d."""
     for net in ("net_g", "net_d"):
         if getattr(model, net, None) is not None:
             for name, parameter in model.get_bare_model(getattr(model, net)).named_parameters():
@@ -183,6 +184,7 @@ def rank_one_takes_one_image(taken):
 
 
 def command(*words):
+    """A command as this rank of it; another exit code than 0 ends the process."""
     code = commands.main([*words, "--launcher", "pytorch"])
     if code:
         sys.exit(code)
@@ -207,6 +209,7 @@ def trained(name):
 
 
 def compare(folder):
+    """Train and validate in one process group, and write down what this rank saw."""
     distributed.init_process_group("pytorch", {"timeout": 120}, on_gpu=False)
     # One group for all: another under the same torchrun would find the addresses of the one before.
     leave = distributed.leave

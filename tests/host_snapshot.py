@@ -42,10 +42,12 @@ def code(function):
 
 
 def text(value):
+    """Its repr without addresses in memory."""
     return re.sub(" at 0x[0-9a-f]*", "", repr(value))
 
 
 def describe(value):
+    """What tells one function from another, for those within it too; of anything else its type."""
     value = getattr(value, "__func__", value)  # class and static methods
     if isinstance(value, property):
         return [describe(value.fget)]

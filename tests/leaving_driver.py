@@ -20,6 +20,7 @@ from basicsr_compat.pipeline import distributed
 
 
 def train(rank, mode, folder):
+    """An iteration of SRModel and what a validation gathers; ValueError in rank 1 where the mode is `fails`."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     model = SRModel(sr_options(folder, dist=True, rank=rank, world_size=2))
     model.feed_data({"lq": torch.rand(1, 3, 8, 8), "gt": torch.rand(1, 3, 16, 16)})
@@ -30,6 +31,7 @@ def train(rank, mode, folder):
 
 
 def run(rank, mode, folder):
+    """`train`, and leaving the process group as a run does."""
     try:
         train(rank, mode, folder)
     except ValueError as error:

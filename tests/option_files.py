@@ -5,6 +5,20 @@ import argparse
 import iter_model  # noqa: F401
 from basicsr_compat.pipeline.options import add_arguments, read_options
 
+PAIRS = {"type": "PairedImageDataset", "dataroot_gt": "gt", "dataroot_lq": "lq"}
+EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
+
+
+def l1_training(total_iter, milestone=3):
+    """A section `train` of SRModel."""
+    return {
+        "total_iter": total_iter,
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "scheduler": {"type": "MultiStepLR", "milestones": [milestone]},
+        "pixel_opt": {"type": "L1Loss"},
+    }
+
+
 OPTIONS = {
     "name": "small",
     "model_type": "SRModel",
@@ -19,14 +33,9 @@ OPTIONS = {
         },
         "val_1": {"type": "PairedImageDataset", "dataroot_gt": "images", "dataroot_lq": "images"},
     },
-    "network_g": {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4},
+    "network_g": EDSR,
     "path": {"pretrain_network_g": None},
-    "train": {
-        "total_iter": 10,
-        "optim_g": {"type": "Adam", "lr": 1e-4},
-        "scheduler": {"type": "MultiStepLR", "milestones": [5]},
-        "pixel_opt": {"type": "L1Loss"},
-    },
+    "train": l1_training(10, milestone=5),
     "val": {"val_freq": 5, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2}}},
 }
 

@@ -14,6 +14,11 @@ def levels(size=(6, 9), seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
+def random_pixels(rng, channels, bits=8, size=(5, 7)):
+    """Noise (H, W, channels) of 8 or 16 bits."""
+    return rng.integers(0, 2**bits, (*size, channels), dtype=f"uint{bits}")
+
+
 def smooth(*size, seed=0):
     """A smooth photo (H, W, 3) of uint8 whose JPEG is close to it."""
     small = np.random.default_rng(seed).integers(40, 216, (3, 4, 3), dtype=np.uint8)
@@ -40,13 +45,31 @@ def save(path, pixels=None, **options):
     return path
 
 
+def save_photos(folder, count, *size):
+    """Blurred photos `0.png`, `1.png`, ... of one size in a folder, which is made."""
+    folder.mkdir()
+    for index in range(count):
+        save(folder / f"{index}.png", blurred(*size, seed=index))
+
+
+def save_pairs(gt, lq, count, size, scale=4):
+    """Blurred photos in the folder gt, and the same in 1/scale of the size in lq; both are made."""
+    save_photos(gt, count, *size)
+    lq.mkdir()
+    for path in sorted(gt.iterdir()):
+        with Image.open(path) as image:
+            image.reduce(scale).save(lq / path.name)
+
+
 def file_of(folder, data, name="photo"):
+    """A file of these bytes, whatever they are."""
     path = folder / name
     path.write_bytes(data)
     return path
 
 
 def exif(orientation):
+    """EXIF that says nothing but how the camera was held, 1 to 8."""
     tags = Image.Exif()
     tags[0x0112] = orientation
     return tags

@@ -4,6 +4,7 @@ import torch
 
 
 def without(state, *prefixes):
+    """A state dict without the keys that begin so."""
     return {key: value for key, value in state.items() if not key.startswith(prefixes)}
 
 
@@ -13,8 +14,10 @@ def only_vqgan(theirs):
 
 
 def same(a, b):
+    """Whether two state dicts are equal bit for bit, in keys, values and dtypes."""
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
 
 
 def equal_weights(a, b):
+    """Whether two networks have the `same` weights."""
     return same(a.state_dict(), b.state_dict())

@@ -103,6 +103,7 @@ def run(plan: dict) -> None:
 
 
 def main() -> None:
+    """Answer each line of stdin, a plan in JSON, with what became of its run."""
     basicsr_compat.install_pipeline()
     assert iter_model and threading.active_count() == 1  # nothing that a fork would lose
     for line in sys.stdin:

@@ -49,8 +49,10 @@ def main(*arguments):
 
 
 def run(source, output, *arguments):
+    """The exit code of `main` for photos or a folder of them, on the CPU."""
     return main("-i", source, "-o", output, "--device", "cpu", *arguments)
 
 
 def names(folder):
+    """Of all that lies in a folder, sorted."""
     return sorted(path.name for path in folder.iterdir())

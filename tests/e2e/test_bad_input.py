@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bad_input import EDSR, TRAINING, options_of_test, train_with
+from bad_input import TRAINING, options_of_test, train_with
 from basicsr.archs.edsr_arch import EDSR as EDSRNetwork
 from basicsr.data import build_dataset
 from commands import BASICSR, call, torchrun
+from option_files import EDSR
 from photos import encoded, rotated, smooth, unusable
 from PIL import Image
 

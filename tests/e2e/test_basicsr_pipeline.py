@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 from commands import BASICSR, call, torchrun
-from photos import blurred, save
+from option_files import EDSR, PAIRS, l1_training
+from photos import save_pairs
 
-PAIRS = {"type": "PairedImageDataset", "dataroot_gt": "gt", "dataroot_lq": "lq"}
 OPTIONS = {
     "name": "small",
     "model_type": "SRModel",
@@ -21,15 +21,9 @@ OPTIONS = {
         "train": {**PAIRS, "gt_size": 32, "use_hflip": True, "use_rot": True, "prefetch_mode": "cpu"},
         "val": {**PAIRS, "name": "pairs"},
     },
-    "network_g": {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1},
+    "network_g": EDSR,
     "path": {"pretrain_network_g": None},
-    "train": {
-        "ema_decay": 0.9,
-        "total_iter": 2,
-        "optim_g": {"type": "Adam", "lr": 1e-3},
-        "scheduler": {"type": "MultiStepLR", "milestones": [3]},
-        "pixel_opt": {"type": "L1Loss"},
-    },
+    "train": {"ema_decay": 0.9, **l1_training(2)},
     "val": {"val_freq": 2, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 4}}},
     "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
 }
@@ -40,12 +34,7 @@ OPTIONS["datasets"]["train"] |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 
 def folder(tmp_path_factory):
     """A working folder with four image pairs and the option files of a training run and of its test."""
     folder = tmp_path_factory.mktemp("pipeline")
-    for name in ("gt", "lq"):
-        (folder / name).mkdir()
-    for index in range(4):
-        image = blurred(48, 48, seed=index)
-        save(folder / f"gt/{index}.png", image)
-        save(folder / f"lq/{index}.png", cv2.resize(image, (12, 12), interpolation=cv2.INTER_AREA))
+    save_pairs(folder / "gt", folder / "lq", 4, (48, 48))
     (folder / "train.yml").write_text(yaml.safe_dump(OPTIONS))
     test = copy.deepcopy(OPTIONS)
     test["datasets"] = {"test_1": test["datasets"]["val"]}

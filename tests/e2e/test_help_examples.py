@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from commands import BASICSR, TORCHRUN, call
-from photos import blurred, save
+from photos import save_photos
 from small_networks import small_iter
 from small_options import small
 
@@ -20,10 +20,8 @@ FORCED_HERE = {"train:total_iter=1000": "train:total_iter=2", "--nproc_per_node=
 def folder(tmp_path_factory):
     """A clone's folder: options, photos, and the outcomes of stage I and of stages II and III."""
     folder = tmp_path_factory.mktemp("clone")
-    for name in ("photos", "options"):
-        (folder / name).mkdir()
-    for index in range(4):
-        save(folder / f"photos/{index}.png", blurred(72, 80, seed=index))
+    (folder / "options").mkdir()
+    save_photos(folder / "photos", 4, 72, 80)
     for name in ("train_swin_vqgan", "train_iter", "test_iter"):
         small(name, folder)
         opt = yaml.safe_load((folder / f"{name}.yml").read_text())

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from commands import call, torchrun
-from photos import blurred, save
+from option_files import EDSR
+from photos import save_pairs
 
 from basicsr_compat.repairs import REPAIRS
 
@@ -105,7 +106,6 @@ if __name__ == "__main__":
 """
 PAIRS = {"dataroot_gt": "gt", "dataroot_lq": "lq", "io_backend": {"type": "disk"}, "type": "PairedImageDataset"}
 VALIDATION = {**PAIRS, "name": "pairs"}
-EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
 ADAM = {"type": "Adam", "lr": 0.001}
 KERNELS = ["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 
@@ -150,10 +150,7 @@ def host_options(model, workers):
 @pytest.fixture
 def project(tmp_path):
     """A folder of a project with a program of its own and some images."""
-    for name, size in (("gt", 96), ("lq", 24)):
-        (tmp_path / name).mkdir()
-        for index in range(4):
-            save(tmp_path / f"{name}/{index}.png", blurred(size, size, seed=index))
+    save_pairs(tmp_path / "gt", tmp_path / "lq", 4, (96, 96))
     (tmp_path / "meta.txt").write_text("".join(f"{index}.png (96,96,3)\n" for index in range(4)))
     (tmp_path / "host.py").write_text(HOST)
     return tmp_path

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from commands import BASICSR, call, torchrun
-from photos import blurred, save
+from photos import save_photos
 from small_options import small
 
 
@@ -22,9 +22,7 @@ def logged(output, name):
 def folder(tmp_path_factory):
     """Photos, and the options of both stages and of a test."""
     folder = tmp_path_factory.mktemp("training")
-    (folder / "photos").mkdir()
-    for index in range(3):
-        save(folder / f"photos/{index}.png", blurred(120, 136, seed=index))
+    save_photos(folder / "photos", 3, 120, 136)
     for name in ("train_swin_vqgan_tiny", "train_swin_vqgan_tiny_decoder", "train_iter_tiny", "test_iter"):
         small(name, folder)
     return folder

@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import pytest
 import torch
 import yaml
 from commands import BASICSR, call, torchrun
-from photos import blurred, save
+from option_files import EDSR
+from photos import save_pairs
 from small_networks import TOKENS, VQGAN, small_iter
 
 SERVER = Path(__file__).parents[1] / "run_server.py"
@@ -83,7 +83,7 @@ MODELS = {
             | LOADER,
             "val": {"type": "PairedImageDataset", "dataroot_gt": "../photos", "dataroot_lq": "../small"},
         },
-        "network_g": {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1},
+        "network_g": EDSR,
         "train": {key: value for key, value in TRAIN.items() if key != "accumulate"}
         | {"pixel_opt": {"type": "L1Loss"}},
     },
@@ -95,12 +95,7 @@ class Runs:
 
     def __init__(self, folder):
         self.folder = folder
-        for name in ("photos", "small"):
-            (folder / name).mkdir()
-        for index in range(2):
-            image = blurred(80, 96, seed=index)
-            save(folder / f"photos/{index}.png", image)
-            save(folder / f"small/{index}.png", cv2.resize(image, (24, 20), interpolation=cv2.INTER_AREA))
+        save_pairs(folder / "photos", folder / "small", 2, (80, 96))
         torch.save({"params_ema": small_iter(seed=7).vqgan.state_dict()}, folder / "vqgan.pth")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

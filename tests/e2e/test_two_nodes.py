@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from commands import BASICSR, TORCHRUN, call, torchrun
-from photos import blurred, save
+from photos import save_photos
 from small_networks import config, small_iter
 
 ITERATIONS, KEPT = 16, 4
@@ -49,9 +49,7 @@ TRAIN = ["train", "-opt", "train.yml", "--launcher", "pytorch"]
 
 @pytest.fixture
 def folder(tmp_path):
-    for seed in range(3):
-        (tmp_path / "photos").mkdir(exist_ok=True)
-        save(tmp_path / f"photos/{seed}.png", blurred(96, 104, seed=seed))
+    save_photos(tmp_path / "photos", 3, 96, 104)
     torch.save({"params_ema": small_iter(seed=7).vqgan.state_dict()}, tmp_path / "vqgan.pth")
     (tmp_path / "train.yml").write_text(yaml.safe_dump(OPTIONS))
     return tmp_path

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import yaml
-from photos import blurred, save
+from photos import save_photos
 from small_networks import VQGAN, config
 
 # As a host project does it; the pipeline of `basicsr train` is not installed.
@@ -83,9 +83,7 @@ def host(folder, kind, opt, *words):
 def folder(tmp_path_factory):
     """Photos, and the outcome of stage I."""
     folder = tmp_path_factory.mktemp("host")
-    (folder / "photos").mkdir()
-    for index in range(2):
-        save(folder / f"photos/{index}.png", blurred(96, 104, seed=index))
+    save_photos(folder / "photos", 2, 96, 104)
     (folder / "one.txt").write_text(host(folder, "train", STAGE_ONE))
     return folder
 

@@ -3,6 +3,7 @@
 import copy
 import os
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,6 +14,12 @@ from upscale_stand_ins import BicubicNet
 
 import iter_arch
 from iter_arch.pretrained.released import to_released
+
+
+@pytest.fixture
+def rng():
+    """NumPy's generator, of one seed."""
+    return np.random.default_rng(0)
 
 
 @pytest.fixture

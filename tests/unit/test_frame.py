@@ -42,6 +42,15 @@ def test_imports_point_one_way(name):
         assert ours <= MAY_IMPORT[name] | {name}, file
 
 
+def test_no_module_lies_loose_at_the_top():
+    packages = {*MODULES} - {"iter_data"}
+    folders = {"benchmarks", "datasets", "docs", "integrations", "options", "tests"}
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not listed:
+        pytest.skip("not a git checkout")
+    assert {name.partition("/")[0] for name in listed} <= packages | folders | {"setup.py"}
+
+
 def test_datasets_is_no_package():
     assert not (ROOT / "datasets/__init__.py").exists()
 

@@ -6,21 +6,10 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from photos import bomb, chunk, encoded, exif, file_of, png, tiff16
+from photos import bomb, chunk, encoded, exif, file_of, png, random_pixels, tiff16
 from PIL import Image, ImageCms, ImageFile
 
 from basicsr_compat.images import UnreadableImage, decode_image, is_image, read_photo
-
-HEIGHT, WIDTH = 5, 7
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-def random_pixels(rng, channels, bits=8, size=(HEIGHT, WIDTH)):
-    return rng.integers(0, 2**bits, (*size, channels), dtype=f"uint{bits}")
 
 
 def smooth_pixels(rng, size=(120, 160)):
@@ -111,7 +100,7 @@ def test_a_color_declared_transparent_becomes_alpha(tmp_path, rng, bits):
     pixels = random_pixels(rng, 3, bits)
     transparent = chunk(b"tRNS", struct.pack(">HHH", *pixels[0, 0].tolist()))
     photo = read_photo(file_of(tmp_path, png(pixels, 2, transparent)))
-    alpha = np.full((HEIGHT, WIDTH), 2**bits - 1)
+    alpha = np.full((5, 7), 2**bits - 1)
     alpha[0, 0] = 0
     check(photo, pixels, bits=bits, alpha=alpha)
 
@@ -247,7 +236,7 @@ def test_the_canvas_of_an_animation_counts_and_not_its_frames(rng):
 
 
 def test_floats_of_another_range_are_refused(rng):
-    image = Image.fromarray(255 * rng.random((HEIGHT, WIDTH), np.float32))
+    image = Image.fromarray(255 * rng.random((5, 7), np.float32))
     with pytest.raises(UnreadableImage, match=r"its floats reach 2\d\d.* must be in \[0, 1\]"):
         read_photo(encoded(image, "TIFF"))
 

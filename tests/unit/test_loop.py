@@ -4,19 +4,18 @@ import argparse
 import copy
 import logging
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import logger
+from option_files import EDSR, PAIRS, l1_training
+from photos import save_pairs
 
 from basicsr_compat.pipeline import loop
 from basicsr_compat.pipeline.options import read_options
 from basicsr_compat.schema import OptionProblems
 
-PAIRS = {"type": "PairedImageDataset", "dataroot_gt": "gt", "dataroot_lq": "lq"}
 OPTIONS = {
     "name": "run",
     "model_type": "SRModel",
@@ -28,14 +27,9 @@ OPTIONS = {
         | {"batch_size_per_gpu": 2, "num_worker_per_gpu": 0},
         "val": dict(PAIRS),
     },
-    "network_g": {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 2},
+    "network_g": {**EDSR, "upscale": 2},
     "path": {},
-    "train": {
-        "total_iter": 4,
-        "optim_g": {"type": "Adam", "lr": 1e-3},
-        "scheduler": {"type": "MultiStepLR", "milestones": [3]},
-        "pixel_opt": {"type": "L1Loss"},
-    },
+    "train": l1_training(4),
     "val": {"val_freq": 2, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
     "logger": {"print_freq": 1, "save_checkpoint_freq": 100},
 }
@@ -47,11 +41,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logger, "initialized_logger", {})
     monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])
-    rng = np.random.default_rng(0)
-    for name, side in (("gt", 16), ("lq", 8)):
-        (tmp_path / name).mkdir()
-        for index in range(5):
-            cv2.imwrite(f"{name}/{index}.png", rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+    save_pairs(tmp_path / "gt", tmp_path / "lq", 5, (16, 16), scale=2)
     optimize, validate = SRModel.optimize_parameters, SRModel.validation
 
     def optimize_parameters(self, current_iter):

@@ -28,12 +28,12 @@ def test_a_test_needs_only_its_data_and_weights(parse_options, tmp_path):
 
 
 def test_numbers_are_numbers_as_people_write_them(parse_options):
-    text = yaml.safe_dump(OPTIONS).replace("lr: 0.0001", "lr: 1e-4")
-    assert "1e-4" in text
+    text = yaml.safe_dump(OPTIONS).replace("lr: 0.001", "lr: 1e-3")
+    assert "1e-3" in text
     opt = parse_options(
         text, "--force_yml", "train:scheduler:milestones=[2, 3]", "scale=-1", "train:pixel_opt:type=MSELoss"
     )
-    assert opt["train"]["optim_g"]["lr"] == 1e-4
+    assert opt["train"]["optim_g"]["lr"] == 1e-3
     assert opt["train"]["scheduler"]["milestones"] == [2, 3]
     assert opt["scale"] == -1
     assert opt["train"]["pixel_opt"]["type"] == "MSELoss"
