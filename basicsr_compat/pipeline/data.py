@@ -124,6 +124,7 @@ class PrefetchThread(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        """Put the batches of the epoch into the queue, then None or what the loader raised."""
         last: Any = None
         try:
             for batch in self.loader:

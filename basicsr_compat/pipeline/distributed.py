@@ -180,6 +180,7 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        """Look for the failure of another rank until `stop`, and end this process `grace` seconds after one."""
         while not self._stopping.wait(self.interval):
             failure = self._failure()
             if failure and not self._stopping.wait(self.grace):

@@ -21,6 +21,7 @@ def better_of(section: Mapping[str, Any]) -> str | None:
 
 
 def key_metric_problems(opt: dict) -> Iterator[str]:
+    """Say what is wrong with val.key_metric: it must name a metric, and which values are better must be known."""
     val = opt.get("val") or {}
     name, known = val.get("key_metric"), val.get("metrics")
     if not isinstance(known, dict):

@@ -25,6 +25,7 @@ class Stop(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Of the signal, e.g. SIGTERM."""
         return signal.Signals(self.signal).name
 
 

@@ -37,12 +37,15 @@ class Report:
         self.problems: list[str] = []
 
     def good(self, subject: str, text: str = "") -> None:
+        """Nothing is wrong with `subject`; text: what was found."""
         print(f"ok       {subject}{': ' if text else ''}{text}", flush=True)
 
     def skipped(self, subject: str, reason: str) -> None:
+        """`subject` was not tried."""
         print(f"skipped  {subject}: {reason}", flush=True)
 
     def problem(self, text: str) -> None:
+        """A problem, which names its subject itself."""
         self.problems.append(text)
         print(f"problem  {text}", flush=True)
 

@@ -289,7 +289,7 @@ def _by_stem(folder: str) -> dict[str, str]:
     return paths
 
 
-def _put(environment, batch: list[tuple[bytes, bytes]]) -> None:
+def _put(environment: lmdb.Environment, batch: list[tuple[bytes, bytes]]) -> None:
     with environment.begin(write=True) as transaction:
         for key, data in batch:
             transaction.put(key, data)

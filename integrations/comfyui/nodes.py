@@ -31,6 +31,7 @@ class LoadITER:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's hook: names and widgets of the inputs."""
         names = [*iter_arch.shipped(), "released_x4", "released_x2"]
         return {
             "required": {
@@ -58,6 +59,7 @@ class RestoreITER:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's hook: names and widgets of the inputs."""
         weights = "-1: as the weights say"
         fraction = {"default": OF_THE_WEIGHTS, "min": OF_THE_WEIGHTS, "max": 1.0, "step": 0.01}
         return {

@@ -89,6 +89,12 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def usage_error(command: str, error: object) -> int:
+    """Say in one line why a command cannot do what it was asked for; returns the exit code, 2."""
+    print(f"basicsr {command}: error: {error}", file=sys.stderr)
+    return 2
+
+
 def _path_apart(word: str) -> str:
     """A word that no parser takes for an option: a file may be called `-x.jpg`."""
     return os.path.join(".", word) if len(word) > 2 and word.startswith("-") and os.path.lexists(word) else word

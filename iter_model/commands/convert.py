@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from iter_model.commands import usage_error
 
 DESCRIPTION = "Convert a checkpoint of the authors' release to ours, or back; IN says which."
 EPILOG = """\
@@ -41,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         print(convert(args.input, args.output, args.vqgan))
     except (ValueError, OSError) as error:
-        print(f"basicsr convert: error: {error}", file=sys.stderr)
-        return 2
+        return usage_error("convert", error)
     return 0
 
 

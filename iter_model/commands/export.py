@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from iter_model.commands import usage_error
 
 EPILOG = """\
 OUT gets lq_encoder.onnx, refiner.onnx, evaluator.onnx, codebook.onnx, decoder.onnx, and iter.json with scale, window,
@@ -31,8 +32,7 @@ def run(args: argparse.Namespace) -> int:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        print(f"basicsr export: error: {error}; pip install onnx onnxscript", file=sys.stderr)
-        return 2
+        return usage_error("export", f"{error}; pip install onnx onnxscript")
     from iter_arch import load_pretrained
     from iter_arch.pretrained.onnx import export_onnx
 
@@ -42,6 +42,5 @@ def run(args: argparse.Namespace) -> int:
         for path in export_onnx(net, args.output):
             print(path)
     except (ValueError, OSError) as error:
-        print(f"basicsr export: error: {error}", file=sys.stderr)
-        return 2
+        return usage_error("export", error)
     return 0

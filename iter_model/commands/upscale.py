@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iter_model.commands import usage_error
 from iter_model.commands.upscale_control import is_asked_for
 from iter_model.commands.upscale_options import GROUPS, SAMPLING
 
@@ -77,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
             return 2
         except (ValueError, OSError) as error:
             processes.refuse()
-            print(f"basicsr upscale: error: {error}", file=sys.stderr)
-            return 2
+            return usage_error("upscale", error)
         if given is None:
             _announce(args, planned, reporter)
         jobs = given[1] if given else _left_to_do(args, planned, controls, reporter)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from iter_model.commands import usage_error
+
 EPILOG = """\
 examples:
   basicsr web
@@ -62,6 +64,5 @@ def run(args: argparse.Namespace) -> int:
     try:
         server.serve(args)
     except (ValueError, OSError) as error:
-        print(f"basicsr web: error: {error}", file=sys.stderr)
-        return 2
+        return usage_error("web", error)
     return 0
