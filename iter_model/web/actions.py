@@ -261,7 +261,7 @@ class Actions:
             files.write_preview(visitor.new_file("after.png"), photo, size),
         )
         target = files.write_result(visitor.new_file(files.result_name(visitor.name, visitor.photo.kind)), photo)
-        visitor.result = result._replace(photo=None)
+        visitor.result, visitor.download = result._replace(photo=None), target
         line = f"{visitor.name}, {_size(visitor.photo)}: {what} in {seconds:.1f} s, now {_size(photo)}"
         return Shown(html.escape(line), pair, gr.update(value=str(target), interactive=True))
 

@@ -45,25 +45,27 @@ def serve(args: argparse.Namespace) -> None:
     engine = Engine(args.model or shipped(), choose_device(args.device))
     engine.net(engine.models[0])
     with tempfile.TemporaryDirectory(prefix="iter-web-") as root:
-        demo = build(engine, Path(root), args.max_pixels)
+        visitors = Visitors(Path(root))
+        demo = build(engine, visitors, args.max_pixels)
         demo.launch(
             server_name=args.host,
             server_port=args.port,
             auth=auth,
             share=args.share,
-            **launch_options(),
+            **launch_options(visitors),
         )
         print(f"open {demo.local_url} in a browser; Ctrl-C ends it", flush=True)
         demo.block_thread()
 
 
-def build(engine: Engine, root: Path, max_pixels: int) -> gr.Blocks:
-    """The page, whose files lie below ``root``."""
+def build(engine: Engine, visitors: Visitors, max_pixels: int) -> gr.Blocks:
+    """The page, whose files lie in the folder of ``visitors``."""
     # Components take over the folder when they are made.
-    os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(root)
+    os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(visitors.root)
     # Gradio decodes what the brush sends before we see it; of our own reader this is no limit.
     PIL.Image.MAX_IMAGE_PIXELS = max_pixels
-    demo = page.build(Actions(engine, Visitors(root), examples(), max_pixels))
+    demo = page.build(Actions(engine, visitors, examples(), max_pixels))
+    visitors.keep()
     demo.delete_cache = DELETE_CACHE
     return demo.queue(max_size=32)
 
@@ -73,11 +75,16 @@ def examples() -> list[Path]:
     return sorted((ROOT / "datasets/sample").glob("lq/*.*")) + sorted((ROOT / "datasets/sample").glob("real/*.*"))
 
 
-def launch_options() -> dict[str, Any]:
+def launch_options(visitors: Visitors) -> dict[str, Any]:
     """What `launch` is told in any case."""
     return {
         "allowed_paths": [],
-        "app_kwargs": {"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+        "app_kwargs": {
+            "middleware": [Middleware(Guard, visitors)],
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
         "css": page.CSS,
         "footer_links": [],
         "head": page.HEAD,
@@ -95,8 +102,8 @@ def launch_options() -> dict[str, Any]:
 
 
 class Guard:
-    """Middleware: refuses large requests and addresses through which Gradio would fetch from elsewhere, and tells the
-    browser to load nothing from elsewhere."""
+    """Middleware: refuses large requests, uploads for which there is no room, and addresses through which Gradio would
+    fetch from elsewhere, and tells the browser to load nothing from elsewhere."""
 
     HEADERS = {
         b"content-security-policy": b"default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -107,8 +114,11 @@ class Guard:
     }
     FETCHES = ("/file=http", "/file/http", "/proxy=")
 
-    def __init__(self, app: Callable) -> None:
-        self._app = app
+    # Uploads that are received together: what is on its way is counted when it is there.
+    MOST_AT_ONCE = 8
+
+    def __init__(self, app: Callable, visitors: Visitors) -> None:
+        self._app, self._visitors, self._receiving = app, visitors, 0
 
     async def __call__(self, scope: Message, receive: Callable, send: Send) -> None:
         if scope["type"] != "http":
@@ -123,7 +133,12 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *self.HEADERS.items()]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        uploading = scope["method"] == "POST" and scope["path"].endswith("/upload")
+        self._receiving += uploading
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            self._receiving -= uploading
 
     def _refusal(self, scope: Message) -> int | None:
         if any(part in scope["path"] for part in self.FETCHES):
@@ -134,6 +149,11 @@ class Guard:
                 return 411
             if int(length) > 1.1 * MAX_BYTES:
                 return 413
+            if scope["path"].endswith("/upload"):
+                if self._receiving >= self.MOST_AT_ONCE:
+                    return 503
+                if not self._visitors.has_room(int(length)):
+                    return 507
         return None
 
 

@@ -1,6 +1,8 @@
 """The page of `basicsr web` without a browser: visitors, files, and what its fields do."""
 
 import itertools
+import os
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -114,6 +116,42 @@ def test_of_too_many_visitors_the_first_are_forgotten(tmp_path):
     assert all_visitors.of("first") is first
     all_visitors.of("one too many")
     assert second.stop.is_set() and not first.stop.is_set()
+
+
+def test_a_visitors_files_are_bounded_in_number_and_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(visitors, "MOST_FILES", 5)
+    monkeypatch.setattr(visitors, "MOST_FILE_BYTES", 1000)
+    visitor = Visitors(tmp_path).of("a")
+
+    def left(size):
+        for number in range(9):
+            path = visitor.new_file(f"{number}.png")
+            path.write_bytes(b"a" * size)
+            os.utime(path, ns=(number, number))
+        found = sorted(path.name for path in visitor.folder.glob("*/*"))
+        shutil.rmtree(visitor.folder)
+        return found
+
+    assert left(1) == [f"{number}.png" for number in range(3, 9)]  # five, and the one that was written last
+    assert left(300) == [f"{number}.png" for number in range(5, 9)]
+    assert left(5000) == [f"{number}.png" for number in range(5, 9)]  # what is shown stays
+    visitor.download = visitor.new_file("result.png")
+    visitor.download.write_bytes(b"a" * 5000)
+    for _ in range(9):
+        visitor.new_file("a.png").write_bytes(b"a")
+    assert visitor.download.exists()
+
+
+def test_a_visitors_photo_is_no_upload_that_may_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(visitors, "MOST_UPLOADS", 1)
+    monkeypatch.setattr(visitors, "UPLOAD_SECONDS", -1)
+    all_visitors = Visitors(tmp_path)
+    mine, other = all_visitors.new_upload("mine.png"), all_visitors.new_upload("other.png")
+    assert mine.write_bytes(b"a") and other.write_bytes(b"a")
+    result = all_visitors.take("a", mine).new_file("result.png")
+    result.write_bytes(b"b")
+    assert all_visitors.has_room(1)
+    assert mine.exists() and result.exists() and not other.exists() and not other.parent.exists()
 
 
 # ------------------------------------------------------------------------------------------- files

@@ -18,6 +18,8 @@ import httpx  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from iter_model.web import files, server  # noqa: E402
+from iter_model.web import visitors as web_visitors  # noqa: E402
+from iter_model.web.visitors import Visitors  # noqa: E402
 
 pytestmark = pytest.mark.long  # Gradio takes seconds to import
 
@@ -30,13 +32,14 @@ def launch(web_engine, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     root = tmp_path / "root"
     root.mkdir()
-    demo = server.build(web_engine, root, 10_000)
+    visitors = Visitors(root)
+    demo = server.build(web_engine, visitors, 10_000)
 
     def call(**options):
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
-        demo.launch(server_name="127.0.0.1", server_port=port, **server.launch_options(), **options)
+        demo.launch(server_name="127.0.0.1", server_port=port, **server.launch_options(visitors), **options)
         return TestClient(demo.app, raise_server_exceptions=False), root
 
     yield call
@@ -117,6 +120,29 @@ def test_large_requests_are_refused_before_they_are_read(client):
     for length, status in ((files.MAX_BYTES * 2, 413), ("many", 411)):
         headers = {"content-length": str(length), "content-type": "multipart/form-data; boundary=x"}
         assert browser.post("/gradio_api/upload", headers=headers, content=b"").status_code == status
+
+
+def test_uploads_are_bounded_in_number_and_bytes(client, monkeypatch):
+    browser, root = client
+    pages_own = {*root.rglob("*")}
+    monkeypatch.setattr(web_visitors, "MOST_UPLOADS", 3)
+    monkeypatch.setattr(web_visitors, "MOST_UPLOAD_BYTES", 10_000)
+
+    def upload(content):
+        return browser.post("/gradio_api/upload", files={"files": ("a.png", content)}).status_code
+
+    def left():
+        return sorted(path.read_bytes()[:1] for path in {*root.rglob("*")} - pages_own if path.is_file())
+
+    assert [upload(letter) for letter in (b"a", b"b", b"c")] == [200] * 3
+    assert upload(b"d") == 507 and left() == [b"a", b"b", b"c"]  # those of the last minute may be wanted
+    monkeypatch.setattr(web_visitors, "UPLOAD_SECONDS", -1)
+    assert upload(b"d") == 200 and left() == [b"b", b"c", b"d"]
+    assert upload(b"e" * 9000) == 200 and upload(b"f" * 9000) == 200
+    assert left() == [b"f"]
+    monkeypatch.setattr(server.Guard, "MOST_AT_ONCE", 0)
+    assert upload(b"g") == 503
+    assert {path for path in pages_own if path.exists()} == pages_own
 
 
 def test_the_page_may_load_nothing_from_elsewhere(client):
