@@ -60,7 +60,8 @@ def run(tmp_path, monkeypatch):
         opt = copy.deepcopy(OPTIONS)
         change(opt)
         (tmp_path / "x.yml").write_text(yaml.safe_dump(opt))
-        args = argparse.Namespace(opt="x.yml", force_yml=None, auto_resume=False, debug=False, launcher="none", **words)
+        words = {"force_yml": None, **words}
+        args = argparse.Namespace(opt="x.yml", auto_resume=False, debug=False, launcher="none", **words)
         call.one = loop.Run()
         return (loop.train if is_train else loop.test)(read_options(args, str(tmp_path), is_train), args, call.one)
 
@@ -90,6 +91,20 @@ def test_a_validation_changes_no_random_draw_of_the_training(run, tmp_path):
 
     often, never = train("often", 1), train("never", 100)
     assert all(torch.equal(value, never[name]) for name, value in often.items())
+
+
+def test_a_forced_seed_is_the_seed(run, tmp_path):
+    def trained(name, seed, **words):
+        run(lambda opt: opt.update(name=name, manual_seed=seed), **words)
+        return torch.load(tmp_path / f"experiments/{name}/models/net_g_latest.pth", weights_only=True)["params"]
+
+    written, forced, other = (
+        trained("written", 7),
+        trained("forced", 1, force_yml=["manual_seed=7"]),
+        trained("other", 1),
+    )
+    assert all(torch.equal(value, forced[name]) for name, value in written.items())
+    assert not all(torch.equal(value, other[name]) for name, value in written.items())
 
 
 def test_a_start_that_fails_has_not_begun_and_leaves_nothing(run, tmp_path):
