@@ -144,17 +144,20 @@ def add_option_file(parser: argparse.ArgumentParser) -> None:
         "--force_yml",
         nargs="+",
         metavar="KEY=VALUE",
-        help="change options of the file for this run, sections joined by colons: train:total_iter=100 num_gpu=0",
+        help="change options for this run; join sections with colons: train:total_iter=100 num_gpu=0",
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add BasicSR's command line arguments for a training run or a test to `parser`."""
     add_option_file(parser)
-    parser.add_argument("--auto_resume", action="store_true", help="continue from the newest saved state of this run")
-    parser.add_argument("--debug", action="store_true", help="name the run debug_...: log, validate and save often")
+    parser.add_argument("--auto_resume", action="store_true", help="continue from the last complete checkpoint")
+    parser.add_argument("--debug", action="store_true", help="name the run debug_... and log, validate, and save often")
     parser.add_argument(
-        "--launcher", choices=["none", "pytorch", "slurm"], default="none", help="pytorch: started by torchrun"
+        "--launcher",
+        choices=["none", "pytorch", "slurm"],
+        default="none",
+        help="what starts processes; pytorch: torchrun",
     )
     # torch.distributed.launch passes the dash; BasicSR knows the underscore only
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)

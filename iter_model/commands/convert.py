@@ -7,20 +7,19 @@ from pathlib import Path
 
 from iter_model.commands import usage_error
 
-DESCRIPTION = "Convert a checkpoint of the authors' release to ours, or back; IN says which."
+DESCRIPTION = "Convert a checkpoint of the authors' release to our format, or back, depending on IN."
 EPILOG = """\
-A released file, ITER_x4.pth, ITER_x2.pth or ITER_swinvqgan.pth, becomes one of ours, OUT.safetensors, which holds the
-architecture too. One of ours becomes a released file, OUT.pth, which the authors' code loads; its networks must be of
-the released form, that is, converted or trained on from theirs. Weights stay the same bit for bit. What else is in the
-authors' files is dropped, and made anew on the way back: generator.* (an alias of the VQGAN's decoder),
-relative_position_index and attn_mask.
+Converts the authors' ITER_x4.pth, ITER_x2.pth, or ITER_swinvqgan.pth to our format, OUT.safetensors, which also holds
+the architecture. Converts our files back to OUT.pth, which the authors' code loads. For that, the networks must have
+the released form, that is, come from converted weights. Weights stay the same bit for bit. Entries without information
+are dropped and rebuilt on the way back: generator.* (an alias of the decoder), relative_position_index, attn_mask.
 
 examples:
   basicsr convert ITER_x4.pth iter_x4.safetensors
   basicsr convert ITER_x4.pth iter_x4.safetensors --vqgan ITER_swinvqgan.pth
   basicsr convert experiments/my_iter/models/iter_latest.safetensors my_iter.pth
 
-exit status: 0 converted; 2 not, and nothing written
+Exit status: 0 converted; 2 not converted, nothing written.
 """
 
 
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output", type=Path, metavar="OUT", help="file to write, .safetensors for ours, .pth for theirs"
     )
     parser.add_argument(
-        "--vqgan", metavar="FILE", help="take the VQGAN from this checkpoint; for an IN that has none, or another"
+        "--vqgan", metavar="FILE", help="take the VQGAN from this checkpoint (IN has none, or to replace it)"
     )
 
 

@@ -10,8 +10,8 @@ TRACEBACK_VARIABLE = "ITER_TRACEBACK"
 
 _EPILOGS = {
     "train": """\
-Checkpoints, states, logs and validation images go to experiments/NAME/ in the current folder, TensorBoard's files to
-tb_logger/NAME/. An older run of the same name is renamed, not overwritten, unless --auto_resume continues it.
+Checkpoints, states, logs, and validation images go to experiments/NAME/ in the current folder, and TensorBoard files
+to tb_logger/NAME/. An older run of the same name is renamed, not overwritten, unless --auto_resume continues it.
 
 examples:
   basicsr train -opt options/train_swin_vqgan.yml
@@ -20,11 +20,11 @@ examples:
   torchrun --nproc_per_node=4 --no-python basicsr train -opt options/train_iter.yml --launcher pytorch
 """,
     "test": """\
-Images and the log with the metrics go to results/NAME/ in the current folder; an older test's are renamed.
+Images and the log with the metrics go to results/NAME/ in the current folder. An older folder is renamed.
 
 examples:
   basicsr test -opt options/test_iter.yml
-  basicsr test -opt iter:test_iter.yml     (the project's own file of this name, from any folder)
+  basicsr test -opt iter:test_iter.yml     (the file that ships with the project, from any folder)
   basicsr test -opt options/test_iter.yml \\
     --force_yml path:pretrain_network_g=experiments/train_iter_tiny/models/iter_latest.safetensors
 """,

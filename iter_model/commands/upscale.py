@@ -1,4 +1,4 @@
-"""`basicsr upscale`: restores photos with ITER (arXiv:2312.05616) and writes each to a file of its own."""
+"""`basicsr upscale`: restores photos with ITER (arXiv:2312.05616) and writes each to its own file."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ examples:
   basicsr upscale -i photos/ -o results/ --model released_x4
   basicsr upscale -i old.jpg -o results/ --maps maps/
 
-docs/photos.md answers what people ask. exit status: 0 all restored; 1 some were not (each is named, the others are
-written); 2 wrong usage, nothing written; 130 interrupted
+More: docs/photos.md. Exit status: 0 all photos restored; 1 some were not (each is named, the others are written);
+2 wrong usage, nothing written; 130 interrupted.
 """
 # Shipped weights that show what the method does, and no more.
 DEMONSTRATION = {"iter_tiny_x4": "released_x4"}
@@ -46,8 +46,9 @@ DEMONSTRATION = {"iter_tiny_x4": "released_x4"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `basicsr upscale`, group by group."""
-    parser.description = "Restore photos: every image of IN, enlarged by the model's scale, becomes OUT/<name>.png."
+    parser.description = "Restore and enlarge photos: every image of IN becomes OUT/<name>.png."
     parser.epilog = EPILOG
+    parser.usage = "basicsr upscale -i IN [IN ...] -o OUT [options]"
     for group in GROUPS:
         group.add(parser.add_argument_group(group.title, group.description))
 
@@ -219,7 +220,7 @@ def _announce(args: argparse.Namespace, planned: Plan, reporter: Reporter) -> No
     """Say what is passed over, what is named in another way than usual, and what the weights are worth."""
     if args.model in DEMONSTRATION:
         reporter.say(
-            f"{args.model} is a small network that demonstrates the method; the authors' restores better: "
+            f"{args.model} is a small network that demonstrates the method; the authors' networks restore better: "
             f"--model {DEMONSTRATION[args.model]}"
         )
     if planned.passed_over:

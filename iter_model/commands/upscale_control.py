@@ -1,4 +1,4 @@
-"""Options of `basicsr upscale` for control by tokens: where is drawn, what is drawn anew, what was invented.
+"""Options of `basicsr upscale` for control by tokens: alpha maps, variants, redrawn regions, uncertainty.
 
 Imports nothing slow, so that help comes at once.
 """
@@ -17,8 +17,8 @@ def add_control(group: argparse._ArgumentGroup) -> None:
         "--alpha-map",
         type=Path,
         metavar="FILE",
-        help="gray image of any size, in the place of --alpha: white is 1, black keeps the first estimate; for several "
-        "photos a folder of images of the same names, a.png or a.jpg.png for a.jpg",
+        help="gray image of any size instead of --alpha: white is 1, black keeps the first estimate; for several "
+        "photos, a folder of images with the same names, a.png or a.jpg.png for a.jpg",
     )
     group.add_argument("--variants", type=int, metavar="N", help="N results per photo, OUT/<name>_seed<S>.png")
     group.add_argument(
@@ -32,20 +32,20 @@ def add_control(group: argparse._ArgumentGroup) -> None:
         type=Path,
         dest="tokens_from",
         metavar="RESULT.json",
-        help="the tokens of the earlier result that --redraw changes; of the same photo and model",
+        help="tokens of the earlier result for --redraw, made from the same photo with the same model",
     )
     group.add_argument(
         "--maps",
         type=Path,
         metavar="DIR",
-        help="write DIR/<name>.png too: what was restored, and what was invented",
+        help="also write DIR/<name>.png, which shows what was restored and what was invented",
     )
     group.add_argument(
         "--samples",
         type=int,
         default=DEFAULT_SAMPLES,
         metavar="N",
-        help="results that --maps compares (default: %(default)s)",
+        help="number of results that --maps compares (default: %(default)s)",
     )
 
 

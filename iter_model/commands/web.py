@@ -25,30 +25,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `basicsr web`."""
     parser.description = "Open a page in the browser: drop a photo, restore it, adjust it, download it."
     parser.epilog = EPILOG
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="(default: %(default)s, this machine)")
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: %(default)s, this machine)",
+    )
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to listen on (default: %(default)s)")
     parser.add_argument(
         "--model",
         nargs="+",
         metavar="NAME_OR_PATH",
-        help="the models that the page offers, as in `basicsr upscale --model` (default: the shipped ones)",
+        help="models to offer, as in `basicsr upscale --model` (default: those that ship)",
     )
     parser.add_argument(
         "--max-pixels",
         type=int,
         default=MAX_PIXELS,
         metavar="N",
-        help="larger photos are refused (default: %(default)s)",
+        help="refuse larger photos (default: %(default)s)",
     )
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for this name and password")
     parser.add_argument(
-        "--share", action="store_true", help="open a public address too, through Gradio's servers (default: off)"
+        "--share", action="store_true", help="also open a public address through Gradio's servers (default: off)"
     )
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="auto: cuda where there is one (default: auto)",
+        help="auto: cuda if there is one (default: auto)",
     )
 
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `basicsr weights`."""
     parser.epilog = EPILOG
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="print every known name and where its file is")
+    actions.add_parser("list", help="print every known name and the place of its file")
     download = actions.add_parser("download", help="download files into the cache and print their paths")
     path = actions.add_parser("path", help="print the path of a file, without downloading it")
     for action in (download, path):
