@@ -46,7 +46,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
     Raises:
         NotSaved: an OSError in the block, or the file cannot be renamed; says why.
 
-    Example:
+    Examples:
         >>> with atomic_write("results/cat.png") as temporary:
         ...     image.save(temporary, format="PNG")
     """

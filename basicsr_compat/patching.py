@@ -102,7 +102,7 @@ class StandIn:
 def when_imported(name: str, callback: Callable[[types.ModuleType], None]) -> None:
     """Call `callback(module)` now if the module `name` is imported, else right after it is; again after each reload.
 
-    Example:
+    Examples:
         >>> basicsr_compat.when_imported("basicsr.utils.registry", lambda module: print(module.ARCH_REGISTRY))
     """
     _HOOK.watch(name, callback)
@@ -123,7 +123,7 @@ def register(kind: str, obj: Any = None) -> Any:
         kind: arch, dataset, model, loss or metric.
         obj: what to register by its name; without it, this is a decorator.
 
-    Example:
+    Examples:
         >>> @basicsr_compat.register("arch")
         ... class MyNetwork(torch.nn.Module): ...
     """

@@ -138,7 +138,7 @@ class ITER(nn.Module):
         Raises:
             ValueError: names the argument, its value and the rule.
 
-        Example:
+        Examples:
             >>> net = iter_arch.load_pretrained("iter_tiny_x4")
             >>> restored = net.restore(torch.rand(1, 3, 48, 64), seed=1)
             >>> restored.image.shape, restored.tokens.shape
@@ -172,7 +172,7 @@ class ITER(nn.Module):
 
         Args: as for `restore`, which accepts the result in place of lq.
 
-        Example:
+        Examples:
             >>> prepared = net.prepare(lq)
             >>> results = [net.restore(prepared, alpha=alpha) for alpha in (0.1, 0.3, 0.5)]
         """

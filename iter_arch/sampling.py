@@ -45,7 +45,7 @@ class SamplingConfig:
     Raises:
         ValueError: values out of range, one line each.
 
-    Example:
+    Examples:
         >>> config = dataclasses.replace(net.sampling, alpha=0.3, steps=16)
         >>> restored = net.restore(lq, config=config, seed=1)
     """

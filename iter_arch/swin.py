@@ -34,7 +34,7 @@ class SwinOptions:
     Raises:
         ValueError: a value out of range; names the field, the value and the rule.
 
-    Example:
+    Examples:
         >>> TokenRefiner(swin=SwinOptions(dim=128, depth=6, heads=4))
     """
 

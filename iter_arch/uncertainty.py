@@ -62,7 +62,7 @@ def uncertainty(
     Raises:
         ValueError: names the argument, its value and the rule.
 
-    Example:
+    Examples:
         >>> mean, std, entropy = iter_arch.uncertainty(net, lq, samples=8)
     """
     if samples < 1:

@@ -58,7 +58,7 @@ def degrade(
     Raises:
         ValueError: gt has another shape, size or dtype.
 
-    Example:
+    Examples:
         >>> options = SecondOrderDegradation(jpeg_range=(60, 95))
         >>> with seeded_globals(0):
         ...     kernels = Kernels(*(kernel[None] for kernel in draw_kernels(options)))

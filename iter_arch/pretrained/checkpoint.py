@@ -37,7 +37,7 @@ class Checkpoint(NamedTuple):
 
 
 def load_pretrained(name: str | Path) -> ITER:
-    """Load the whole of an ITER.
+    """Load a complete ITER.
 
     Args:
         name: a name of `shipped()` such as 'iter_tiny_x4'; 'released_x4' or 'released_x2', which are downloaded unless
@@ -51,7 +51,7 @@ def load_pretrained(name: str | Path) -> ITER:
         FileNotFoundError: neither a known name nor a file, or a download failed.
         ValueError: the file is not a complete ITER checkpoint.
 
-    Example:
+    Examples:
         >>> net = iter_arch.load_pretrained("iter_tiny_x4")
         >>> image = net(lq)  # (b, 3, h, w) RGB in [0, 1] -> (b, 3, 4h, 4w)
     """

@@ -29,7 +29,7 @@ class HubITER(
     A repository holds a model card and ``model.safetensors``, a file of `iter_arch.save_pretrained`, which
     ``hf:owner/repo/model.safetensors`` names as well.
 
-    Example:
+    Examples:
         >>> net = HubITER.from_checkpoint("experiments/train_iter/models/iter_latest.safetensors")
         >>> net.push_to_hub("me/my-iter")
         >>> net = HubITER.from_pretrained("me/my-iter")

@@ -109,7 +109,7 @@ class Restorer:
     ) -> Photo:
         """Restore a photo, see `restore_group`.
 
-        Example:
+        Examples:
             >>> restored = restorer.restore(read_photo("cat.jpg"), progress=lambda done, total: print(done / total))
             >>> write_photo("results/cat.png", restored)
         """

@@ -93,3 +93,11 @@ def test_a_block_that_fails_is_told():
 
 def _first(text):
     return blocks(text)[0], {}
+
+
+@pytest.mark.parametrize("package", ["basicsr_compat", "iter_arch", "datasets/iter_data", "iter_model"])
+def test_examples_in_docstrings_are_shown_as_code(package):
+    """mkdocstrings knows a section called Examples; it shows one called Example as nested quotes."""
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    assert not [file for file in files if re.search(r"^ *Example:$", file.read_text(encoding="utf-8"), re.MULTILINE)]
