@@ -6,7 +6,6 @@ reduces 16-bit color to 8 bits, so those pixels come from OpenCV. How: `basicsr_
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from PIL import ExifTags, Image, ImageFile, ImageSequence, TiffImagePlugin
 
 from basicsr_compat.image_files import jpeg, pixels, png
 from basicsr_compat.image_files.errors import UnreadableImage
+from basicsr_compat.image_files.metadata import Metadata, metadata_of, metadata_of_deep_tiff
 from basicsr_compat.image_files.pixels import FORMATS
 
 __all__ = ["FORMATS", "Frame", "MAX_PIXELS", "Metadata", "Photo", "SUFFIXES", "UnreadableImage", "decode_image",
@@ -35,23 +35,6 @@ MAX_PIXELS = 178_956_970
 # MPO: a JPEG of a phone, whose further images are a map of brightness or depth, or a smaller copy.
 _KINDS = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}
 _T = TypeVar("_T")
-
-
-class Metadata(NamedTuple):
-    """Metadata of a photo.
-
-    exif: the EXIF block, from its byte order on.
-    xmp: the XMP packet.
-    dpi: dots per inch, horizontal and vertical.
-    text: kind and content of the text chunks of a PNG file.
-    comment: of a JPEG file.
-    """
-
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    text: png.Chunks = ()
-    comment: bytes | None = None
 
 
 class Photo(NamedTuple):
@@ -293,7 +276,9 @@ def _decode_whole(data: bytes, max_pixels: int, profile: bytes | None = None) ->
 
 def _decode_loaded(image: Image.Image, data: bytes, profile: bytes | None) -> _Decoded:
     found, is_gray, profile = pixels.channels(image, data, profile or image.info.get("icc_profile"))
-    return _Decoded(pixels.upright(found, _orientation(image)), is_gray, profile, _metadata(image), _kind(image.format))
+    return _Decoded(
+        pixels.upright(found, _orientation(image)), is_gray, profile, metadata_of(image, data), _kind(image.format)
+    )
 
 
 def _decode_deep_tiff(data: bytes, max_pixels: int) -> _Decoded:
@@ -308,7 +293,7 @@ def _decode_deep_tiff(data: bytes, max_pixels: int) -> _Decoded:
     profile = pixels.tiff_bytes(tags, TiffImagePlugin.ICCPROFILE)
     if profile is not None and profile[16:20] != (b"GRAY" if is_gray else b"RGB "):
         profile = None
-    return _Decoded(found, is_gray, profile, Metadata(xmp=pixels.tiff_bytes(tags, TiffImagePlugin.XMP)), "tiff")
+    return _Decoded(found, is_gray, profile, metadata_of_deep_tiff(data, tags), "tiff")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -367,19 +352,6 @@ def _starts_as_tiff(path: str | os.PathLike) -> bool:
             return file.read(4) in pixels.TIFF_STARTS
     except (OSError, ValueError):
         return False
-
-
-def _metadata(image: Image.Image) -> Metadata:
-    exif, xmp, dpi, comment = (image.info.get(key) for key in ("exif", "xmp", "dpi", "comment"))
-    if image.format == "TIFF":
-        with contextlib.suppress(Exception):  # as in _damage_named; broken metadata do not spoil the pixels
-            exif = pixels.tiff_exif(image)
-    return Metadata(
-        exif=exif.removeprefix(b"Exif\0\0") or None if isinstance(exif, bytes) else None,
-        xmp=xmp if isinstance(xmp, bytes) else None,
-        dpi=(float(dpi[0]), float(dpi[1])) if isinstance(dpi, tuple) and len(dpi) == 2 and min(dpi) > 1 else None,
-        comment=comment if isinstance(comment, bytes) and _kind(image.format) == "jpg" else None,
-    )
 
 
 def _orientation(image: Image.Image) -> int:

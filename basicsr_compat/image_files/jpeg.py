@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import struct
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,7 +14,12 @@ from basicsr_compat.image_files.errors import UnreadableImage
 SIGNATURE = b"\xff\xd8"
 _MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd8])")
 _START_OF_SCAN, _END = 0xDA, 0xD9
+_APP1 = 0xE1
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+# How a segment begins that holds a part of an XMP packet of over 64 kB (XMP specification, part 3, 1.1.3.1).
+_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
+_EXTENSION_NAME = re.compile(rb"HasExtendedXMP\s*(?:=\s*[\"']|>)\s*([0-9A-Fa-f]{32})")
+_EXTENSION_PART = 65_400
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -33,6 +39,43 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 def ends(data: bytes) -> bool:
     """Whether a JPEG file has its end marker; what follows it is no part of the picture."""
     return any(marker == _END for marker, _ in _segments(data))
+
+
+def extended_xmp(data: bytes, packet: bytes | None) -> bytes | None:
+    """What of a JPEG file's XMP does not fit the segment of its `packet`; None where some of it is missing."""
+    name = _extension_name(packet)
+    if name is None:
+        return None
+    parts, size = {}, 0
+    for marker, content in _segments(data):
+        body = content.removeprefix(_EXTENSION + name)
+        if marker == _APP1 and len(content) - len(body) > len(name) and len(body) >= 8:
+            size, offset = struct.unpack_from(">II", body)
+            parts[offset] = body[8:]
+    found = b""
+    for offset in sorted(parts):
+        if offset != len(found):
+            return None
+        found += parts[offset]
+    return found if found and len(found) == size else None
+
+
+def extension_segments(packet: bytes | None, extension: bytes | None) -> bytes:
+    """The segments of a JPEG file that hold the `extended_xmp` of a packet."""
+    name = _extension_name(packet)
+    if name is None or extension is None:
+        return b""
+    segments = []
+    for offset in range(0, len(extension), _EXTENSION_PART):
+        part = extension[offset : offset + _EXTENSION_PART]
+        content = _EXTENSION + name + struct.pack(">II", len(extension), offset) + part
+        segments.append(struct.pack(">BBH", 0xFF, _APP1, 2 + len(content)) + content)
+    return b"".join(segments)
+
+
+def _extension_name(packet: bytes | None) -> bytes | None:
+    found = _EXTENSION_NAME.search(packet or b"")
+    return found[1] if found else None
 
 
 def _has_all_scans(data: bytes) -> bool:

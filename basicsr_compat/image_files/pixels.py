@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, PpmImagePlugin, TiffImagePlugin
+from PIL import Image, ImageCms, PpmImagePlugin, TiffImagePlugin
 
 from basicsr_compat.image_files.errors import UnreadableImage
 
@@ -18,11 +18,6 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
-# The directories within EXIF that hold what a camera says of a photo, and where it was.
-EXIF_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-# Tags that describe how pixels lie in a TIFF file, its resolution, XMP and profile.
-STRUCTURE = {*range(254, 270), 273, *range(277, 300), 317, 320, *range(322, 333), 338, 339, 512, 513, 514}
-STRUCTURE |= {*range(529, 533), TiffImagePlugin.XMP, TiffImagePlugin.ICCPROFILE}
 # Of the values of a float file, the share that may lie above 1 before it is taken for one of another range.
 _MOST_ABOVE_ONE = 0.01
 
@@ -124,15 +119,6 @@ def tiff_bytes(tags: dict[int, Any], tag: int) -> bytes | None:
     """A value of `tiff_tags` that should be bytes; None where it is missing or another."""
     value = tags.get(tag)
     return value if isinstance(value, bytes) else None
-
-
-def tiff_exif(image: Image.Image) -> bytes | None:
-    """What a TIFF file says of its photo, without what it says of its own strips, as an EXIF block."""
-    kept, found = Image.Exif(), image.getexif()
-    for tag, value in found.items():
-        if tag not in STRUCTURE:
-            kept[tag] = found.get_ifd(tag) if tag in EXIF_DIRECTORIES else value
-    return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else None
 
 
 def _heif(file: IO[bytes]) -> Image.Image:

@@ -21,7 +21,7 @@ def encode_png16(photo: Photo) -> Iterator[bytes]:
     channels = (1 if photo.is_gray else 3) + (photo.alpha is not None)
     yield png.SIGNATURE
     yield _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _COLOR_TYPES[channels], 0, 0, 0))
-    exif, xmp, dpi, text, _ = photo.metadata
+    exif, xmp, dpi, text, *_ = photo.metadata
     for kind, body in photo.color_chunks:
         yield _chunk(kind, body)
     if photo.icc_profile is not None:

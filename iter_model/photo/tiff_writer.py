@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL import TiffImagePlugin as tiff
 
-from basicsr_compat.image_files.pixels import EXIF_DIRECTORIES, STRUCTURE
+from basicsr_compat.image_files.metadata import EXIF_DIRECTORIES, STRUCTURE
 from basicsr_compat.images import Photo
 from iter_model.photo.levels import rows_of, strips
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from basicsr_compat.files import atomic_write
-from basicsr_compat.image_files import png
+from basicsr_compat.image_files import jpeg, png
 from basicsr_compat.images import Frame, Photo
 from iter_model.photo.levels import DEPTHS, over_white, rows_of, strips
 from iter_model.photo.png_writer import encode_png16
@@ -90,6 +90,8 @@ def left_out(photo: Photo, kind: str) -> list[str]:
         value = getattr(photo.metadata, name)
         if value is not None and writer.segment is not None and len(value) > writer.segment:
             missing.append(f"{name.upper()} of {len(value)} bytes")
+    if writer.segment is None and photo.metadata.extended_xmp is not None:
+        missing.append(f"extended XMP of {len(photo.metadata.extended_xmp)} bytes")
     if not writer.has_color_chunks:
         if photo.metadata.text:
             missing.append("text")
@@ -160,6 +162,7 @@ def _write_jpeg(file: BinaryIO, photo: Photo, quality: int) -> None:
     options = _described(photo, _SEGMENT)
     if photo.metadata.comment:
         options["comment"] = photo.metadata.comment[:_SEGMENT]
+    options["extra"] = jpeg.extension_segments(photo.metadata.xmp, photo.metadata.extended_xmp)
     _eight_bits(photo, flat=True).save(file, "JPEG", quality=quality, subsampling=0, **options)
 
 

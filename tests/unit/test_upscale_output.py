@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,10 @@ def test_tiff_keeps_depth_gray_and_metadata(bicubic_net, photo_folder, tmp_path,
     assert (back.bit_depth, back.is_gray, back.kind) == (bits, gray, "tiff") and back.metadata.xmp == b"<x/>"
     assert back.icc_profile == (None if gray else profile)
     np.testing.assert_allclose(back.rgb, enlarge(rgb), atol=2.02 / (2 ** min(bits, 16) - 1))
+    assert back.metadata.dpi == (300, 300)
+    found = Image.Exif()
+    found.load(b"Exif\0\0" + back.metadata.exif)
+    assert found[0x010F] == "Camera" and found.get_ifd(0x8769)[0x927C] == b"a maker's note"
     if bits < 32 or gray:  # Pillow does not open 32-bit color
         with Image.open(tmp_path / "out/a.tiff") as image:
             assert image.getexif()[0x010F] == "Camera" and image.info["dpi"] == (300, 300)
@@ -165,6 +170,23 @@ def test_exif_over_65_kB_stays_where_the_format_holds_it(bicubic_net, photo_fold
     capsys.readouterr()
     assert run(photo_folder, tmp_path / "out", "--ext", "jpg") == 0
     assert re.search(r"EXIF of 90\d\d\d bytes left out: a jpg file", capsys.readouterr().err)
+
+
+def test_xmp_of_several_segments_stays_in_a_jpeg(bicubic_net, photo_folder, tmp_path, capsys):
+    packet, extension = b"<x xmpNote:HasExtendedXMP='%s'/>" % (b"0A" * 16), np.random.default_rng(0).bytes(150_000)
+    parts = [(offset, extension[offset : offset + 60_000]) for offset in (60_000, 0, 120_000)]  # in any order
+    heads = [b"http://ns.adobe.com/xmp/extension/\0" + b"0A" * 16 + struct.pack(">II", 150_000, at) for at, _ in parts]
+    bodies = [head + part for head, (_, part) in zip(heads, parts, strict=True)]
+    segments = [b"\xff\xe1" + struct.pack(">H", 2 + len(body)) + body for body in bodies]
+    (photo_folder / "a.jpg").write_bytes(encoded(levels(), "JPEG", xmp=packet, extra=b"".join(segments)))
+    (photo_folder / "cut.jpg").write_bytes(encoded(levels(), "JPEG", xmp=packet, extra=b"".join(segments[:2])))
+    assert run(photo_folder, tmp_path / "out", "--ext", "auto") == 0
+    assert read_photo(tmp_path / "out/a.jpg").metadata.extended_xmp == extension
+    kept = read_photo(tmp_path / "out/cut.jpg").metadata
+    assert kept.xmp == packet and kept.extended_xmp is None
+    capsys.readouterr()
+    assert run(photo_folder / "a.jpg", tmp_path / "out", "--ext", "png") == 0
+    assert "extended XMP of 150000 bytes left out: a png file does not hold it" in capsys.readouterr().err
 
 
 # What scripts are told
