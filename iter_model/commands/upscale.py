@@ -108,7 +108,7 @@ def make_restorers(args: argparse.Namespace, local_rank: int | None = None) -> l
     from iter_arch.color import check_levels
     from iter_arch.precision import choose_dtype
     from iter_model.peer import load_network
-    from iter_model.photo.devices import choose_batch, choose_devices, choose_tile
+    from iter_model.photo.devices import choose_batch, choose_devices, choose_tile, choose_whole
     from iter_model.photo.restorer import Restorer
 
     sampling_config(args, SamplingConfig())  # a problem shows before the model is loaded or downloaded
@@ -135,6 +135,7 @@ def make_restorers(args: argparse.Namespace, local_rank: int | None = None) -> l
                 color_correction=args.color_correction,
                 color_levels=args.color_levels,
                 size=size,
+                whole=choose_whole(args.tile, net),
             )
         )
     return restorers

@@ -173,7 +173,8 @@ def add_device(group: Arguments) -> None:
         type=int,
         metavar="PIXELS",
         help="restore larger images in tiles with sides of this many input pixels; 0: never "
-        f"(default: {DEFAULT_TILE} / scale, {DEFAULT_TILE // 4} for x4)",
+        f"(default: {DEFAULT_TILE} / scale, {DEFAULT_TILE // 4} for x4; light networks take photos of up to four such "
+        "areas as one tile)",
     )
     group.add_argument(
         "--batch",

@@ -76,7 +76,8 @@ class Restorer:
     """Restores photos with one network and one set of options.
 
     ``batch``, of tiles that go through together, shrinks for good where GPU memory runs out; results do not depend on
-    it. ``tile`` does not, lest the result for a photo depends on those before it.
+    it. ``tile`` does not, lest the result for a photo depends on those before it. Photos of at most ``whole`` pixels
+    are one tile.
     """
 
     net: ITER | PeerNetwork
@@ -87,6 +88,7 @@ class Restorer:
     color_correction: ColorMethod
     color_levels: int
     size: OutputSize = field(default_factory=OutputSize)
+    whole: int = 0
 
     @cached_property
     def checksum(self) -> str:
@@ -192,7 +194,8 @@ class Restorer:
         self, lq: Tensor, attempt: Callable[[int | None, int], Attempted], on_retry: Callable[[str], None]
     ) -> Attempted:
         """What ``attempt`` returns, called with smaller and smaller tiles and batches until it has enough memory."""
-        tile, batch = self.tile, self.batch
+        first = None if lq.shape[2] * lq.shape[3] <= self.whole else self.tile
+        tile, batch = first, self.batch
         while True:
             try:
                 return attempt(tile, batch)
@@ -206,7 +209,7 @@ class Restorer:
             together = min(batch, lq.shape[0] * -(-lq.shape[2] // side) * -(-lq.shape[3] // side))
             if together > 1:
                 batch = together // 2
-                if tile == self.tile:
+                if tile == first:
                     self.batch = batch
                 on_retry(f"trying again with {batch} tile{'s' if batch > 1 else ''} at a time")
             elif side > self.net.multiple:

@@ -17,7 +17,7 @@ from iter_arch.color import ColorMethod
 from iter_arch.precision import choose_dtype
 from iter_arch.progress import OnProgress
 from iter_model.commands.upscale_options import DEFAULT_LEVELS
-from iter_model.photo.devices import choose_batch, choose_tile
+from iter_model.photo.devices import choose_batch, choose_tile, choose_whole
 from iter_model.photo.restorer import Cancelled, Control, Restorer
 from iter_model.web.film import Film
 
@@ -135,6 +135,7 @@ class Engine:
             batch=choose_batch(None, net, tile, self.device),
             color_correction=settings.color_correction,
             color_levels=DEFAULT_LEVELS,
+            whole=choose_whole(None, net),
         )
 
 

@@ -261,7 +261,7 @@ def test_out_of_memory_is_retried_with_smaller_tiles(upscale, photo_folder, tmp_
     prepare = iter_arch.ITER.prepare
 
     def prepare_small(net, lq, *, tile, **options):
-        if tile > 16:
+        if tile is None or tile > 16:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return prepare(net, lq, tile=tile, **options)
 

@@ -146,3 +146,16 @@ def test_a_large_photo_is_held_once_as_floats():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < (12 + 3 + 4) * 1000 * 1000  # floats, bytes, and what Pillow hands over
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "tiles"), [(32, (), [None, 128]), (33, (), [128, 128]), (32, ("--tile", 64), [64, 64])]
+)
+def test_a_light_network_restores_small_photos_as_one_tile(
+    bicubic_net, photo_folder, tmp_path, channels, options, tiles
+):
+    bicubic_net.vqgan = torch.nn.Conv2d(channels, 3, 1)
+    save(photo_folder / "a.png", levels((1, 256**2)))
+    save(photo_folder / "b.png", levels((1, 256**2 + 1)))
+    assert run(photo_folder, tmp_path / "out", *options, "--max-side", 9) == 0
+    assert [call["tile"] for call in bicubic_net.calls] == tiles
