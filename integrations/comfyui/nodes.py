@@ -125,10 +125,16 @@ class RestoreITER:
 
 
 def _rgb(image: Tensor) -> Tensor:
-    """(h, w, 1, 3 or 4) -> (3, h, w); gray is repeated, and alpha left out."""
+    """(h, w, 1, 3 or 4) -> (3, h, w) in [0, 1]; gray is repeated, and alpha left out. Other nodes may overshoot."""
     if image.shape[-1] not in (1, 3, 4):
         raise ValueError(f"image has {image.shape[-1]} channels; it must have 1, 3 or 4")
-    return (image[..., :3] if image.shape[-1] > 1 else image.expand(-1, -1, 3)).movedim(-1, 0).float().contiguous()
+    return (
+        (image[..., :3] if image.shape[-1] > 1 else image.expand(-1, -1, 3))
+        .movedim(-1, 0)
+        .float()
+        .clamp(0, 1)
+        .contiguous()
+    )
 
 
 def _maps(alpha_map: Tensor | None, images: int) -> list[Tensor | None]:
@@ -138,7 +144,7 @@ def _maps(alpha_map: Tensor | None, images: int) -> list[Tensor | None]:
     alpha_map = alpha_map[None] if alpha_map.ndim == 2 else alpha_map
     if alpha_map.ndim != 3 or len(alpha_map) not in (1, images):
         raise ValueError(f"alpha_map has shape {tuple(alpha_map.shape)}; it must be ({images} or 1, height, width)")
-    return [alpha_map[i % len(alpha_map)][None, None].float() for i in range(images)]
+    return [alpha_map[i % len(alpha_map)][None, None].float().clamp(0, 1) for i in range(images)]
 
 
 def _progress(image: int, images: int, parts: int) -> Callable[[int], Callable[[int, int], None]]:

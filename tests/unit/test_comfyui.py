@@ -151,6 +151,14 @@ def test_an_alpha_map_counts_in_the_place_of_alpha(nodes):
         restored(nodes, net, image_of(lq), alpha_map=torch.zeros(3, 4, 4))
 
 
+def test_what_other_nodes_overshoot_is_clamped(nodes):
+    net, lq = small_iter(), photo(1, 3, 12, 16)
+    wide = 3 * lq - 1
+    found, _ = restored(nodes, net, image_of(wide), alpha_map=torch.full((1, 4, 4), 1.2))
+    expected, _ = restored(nodes, net, image_of(wide.clamp(0, 1)), alpha_map=torch.ones(1, 4, 4))
+    assert torch.equal(found, expected)
+
+
 def test_tiles_sample_one_token_map(nodes, monkeypatch):
     net, lq, grids = small_iter(), photo(1, 3, 48, 48), []
     restore = net.restore
