@@ -1,4 +1,5 @@
-"""PNG files of 16 bits per channel, which Pillow cannot write in color nor OpenCV as gray with alpha."""
+"""PNG files of 16 bits per channel, which Pillow cannot write in color nor OpenCV as gray with alpha; and large ones,
+of which Pillow makes a second copy, of four bytes a pixel."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from iter_model.photo.levels import rows_of, strips
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
-def encode_png16(photo: Photo) -> Iterator[bytes]:
-    """The file of a photo, part by part, so that a large one is never held twice."""
+def encode_png(photo: Photo, bits: int) -> Iterator[bytes]:
+    """The file of a photo with 8 or 16 bits per channel, part by part, so that a large one is never held twice."""
     height, width = photo.rgb.shape[:2]
     channels = (1 if photo.is_gray else 3) + (photo.alpha is not None)
     yield png.SIGNATURE
-    yield _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _COLOR_TYPES[channels], 0, 0, 0))
+    yield _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOR_TYPES[channels], 0, 0, 0))
     exif, xmp, dpi, text, *_ = photo.metadata
     for kind, body in photo.color_chunks:
         yield _chunk(kind, body)
@@ -34,18 +35,20 @@ def encode_png16(photo: Photo) -> Iterator[bytes]:
         yield _chunk(kind, body)
     if exif is not None:
         yield _chunk(b"eXIf", exif)
-    yield from _pixels(photo, width * channels)
+    yield from _pixels(photo, bits, channels)
     yield _chunk(b"IEND", b"")
 
 
-def _pixels(photo: Photo, numbers: int) -> Iterator[bytes]:
+def _pixels(photo: Photo, bits: int, channels: int) -> Iterator[bytes]:
     # Level 1 is as fast as OpenCV's encoder and smaller; level 6 takes five times as long for 10% less.
     compressor = zlib.compressobj(1)
-    above = np.zeros((1, 2 * numbers), np.uint8)
+    length = photo.rgb.shape[1] * channels * bits // 8
+    above = np.zeros((1, length), np.uint8)
     for strip in strips(photo):
-        rows = rows_of(photo, 16, strip).astype(">u2").reshape(-1, numbers).view(np.uint8)
+        rows = rows_of(photo, bits, strip)
+        rows = rows.astype(rows.dtype.newbyteorder(">")).reshape(len(rows), -1).view(np.uint8)
         # Filter type 2: every row as its difference from the row above.
-        filtered = np.full((len(rows), 1 + 2 * numbers), 2, np.uint8)
+        filtered = np.full((len(rows), 1 + length), 2, np.uint8)
         np.subtract(rows, np.concatenate([above, rows[:-1]]), out=filtered[:, 1:])
         above = rows[-1:]
         yield _chunk(b"IDAT", compressor.compress(filtered))

@@ -13,12 +13,14 @@ from basicsr_compat.files import atomic_write
 from basicsr_compat.image_files import jpeg, png
 from basicsr_compat.images import Frame, Photo
 from iter_model.photo.levels import DEPTHS, over_white, rows_of, strips
-from iter_model.photo.png_writer import encode_png16
+from iter_model.photo.png_writer import encode_png
 from iter_model.photo.tiff_writer import write_tiff
 
 DEFAULT_QUALITY = 95
 # What a segment of a JPEG file holds.
 _SEGMENT = 65_000
+# Numbers of a photo of which Pillow's own copy would take over 100 MB.
+_LARGE = 3 * 2**25
 
 
 class Writer(NamedTuple):
@@ -142,8 +144,9 @@ def _described(photo: Photo, segment: int | None) -> dict[str, Any]:
 
 
 def _write_png(file: BinaryIO, photo: Photo, quality: int) -> None:
-    if photo.bit_depth > 8:
-        file.writelines(encode_png16(photo))
+    bits = 8 if photo.bit_depth == 8 else 16
+    if bits == 16 or photo.rgb.size > _LARGE:
+        file.writelines(encode_png(photo, bits))
     else:
         _eight_bits(photo).save(file, "PNG", **_png_options(photo))
 

@@ -1,6 +1,8 @@
 """Writing photos: what is written is what is read back, in its kind, whole or not at all."""
 
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image, ImageCms
 
 from basicsr_compat.images import Photo, read_photo
 from iter_model.photo import levels as photo_levels
+from iter_model.photo import writer
 from iter_model.photo.writer import WRITERS, write_photo
 
 
@@ -24,7 +27,9 @@ def test_any_name_can_be_read_and_written(tmp_path, rng, name):
 @pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (1, 300), (300, 1)])
-def test_what_is_written_is_read_back_exactly(tmp_path, rng, bits, gray, alpha, size):
+@pytest.mark.parametrize("large", [0, writer._LARGE])
+def test_what_is_written_is_read_back_exactly(tmp_path, rng, bits, gray, alpha, size, large, monkeypatch):
+    monkeypatch.setattr(writer, "_LARGE", large)
     levels = random_pixels(rng, 4, bits, size).astype(np.float32) / (2**bits - 1)
     rgb = levels[..., :1].repeat(3, axis=2) if gray else levels[..., :3]
     photo = Photo(rgb, levels[..., 3] if alpha else None, bits, gray)
@@ -40,11 +45,32 @@ def test_what_is_written_is_read_back_exactly(tmp_path, rng, bits, gray, alpha, 
 @pytest.mark.parametrize("strip", [1, 5 * 4 * 7 * 2])
 def test_a_file_written_in_strips_is_read_back_exactly(tmp_path, rng, monkeypatch, bits, strip):
     monkeypatch.setattr(photo_levels, "STRIP_BYTES", strip)
+    monkeypatch.setattr(writer, "_LARGE", 0)
     levels = random_pixels(rng, 4, bits, (23, 7)).astype(np.float32) / (2**bits - 1)
     write_photo(tmp_path / "out.png", Photo(levels[..., :3], levels[..., 3], bits))
     back = read_photo(tmp_path / "out.png")
     np.testing.assert_array_equal(back.rgb, levels[..., :3])
     np.testing.assert_array_equal(back.alpha, levels[..., 3])
+
+
+def test_a_large_photo_is_never_held_twice(tmp_path):
+    """Its own levels take 3 bytes a pixel; Pillow's copy of them would take another 4."""
+    script = f"""
+import numpy as np
+from basicsr_compat.images import Photo
+from iter_model.photo.writer import write_photo
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+photo = Photo(np.zeros((6000, 6000, 3), np.uint8))
+photo.rgb[:] = 7
+before = peak()
+write_photo("{tmp_path / "out.png"}", photo)
+print((peak() - before) / 36e6)
+"""
+    more = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert float(more) < 1
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (6000, 6000) and image.getpixel((5999, 5999)) == (7, 7, 7)
 
 
 def test_other_programs_read_what_is_written(tmp_path, rng):
