@@ -15,127 +15,35 @@ for what a table varies.
 import basicsr_compat  # noqa: F401, I001  (repairs BasicSR, before it is imported)
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
 from basicsr.utils import imwrite, tensor2img
 from figure import decode_masked
+from measures import ImageMetrics, Photo, cell, degraded, make_metric, mean, real, shrink, table, upsample
 from real_esrgan import load as load_real_esrgan
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 import iter_arch
-from basicsr_compat.images import is_image, read_photo
-from iter_arch.color import low_frequencies, match_color
+from iter_arch.color import match_color
 from iter_arch.tiling import pad_to_multiple
-from iter_data import SecondOrderDegradationDataset
-from iter_model.pyiqa_metric import create_metric
-from iter_model.vgg_loss import VGGLoss
 
-# Levels of blur for the color error: about what the eye sees as the hue of an area.
-COLOR_LEVELS = 5
 STEPS = (1, 2, 4, 8, 16)
 FIDELITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 COLORS = (("none", 1), ("adain", 1), ("wavelet", 3), ("wavelet", 4), ("wavelet", 5), ("wavelet", 6))
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
-
-
-class Photo(NamedTuple):
-    """name; lq (1, 3, h, w); gt (1, 3, H, W), None for real photos. RGB in [0, 1]."""
-
-    name: str
-    lq: Tensor
-    gt: Tensor | None
-
-
-class Scores(NamedTuple):
-    """Measures of an image; NaN without a ground truth, or without the network that measures."""
-
-    psnr: float
-    ssim: float
-    vgg: float
-    lpips: float
-    niqe: float
-    color: float
-    detail: float
-
-
-def upsample(photo: Photo, scale: int) -> Tensor:
-    """Bicubic interpolation of the LQ, (1, 3, H, W) in [0, 1]."""
-    return F.interpolate(photo.lq, scale_factor=scale, mode="bicubic").clamp(0, 1)
-
-
-def shrink(gt: Tensor, scale: int) -> Tensor:
-    """(b, 3, H, W) -> (b, 3, H/s, W/s), bicubic as in Pillow."""
-    return F.interpolate(gt, scale_factor=1 / scale, mode="bicubic", antialias=True).clamp(0, 1)
-
-
-def degraded(folder: str, scale: int, seed: int) -> list[Photo]:
-    """The photos of a folder with their degraded versions, the same ones for the same seed."""
-    options = {"name": "quality", "phase": "test", "dataroot_gt": folder, "scale": scale, "seed": seed}
-    data = SecondOrderDegradationDataset({"type": "SecondOrderDegradationDataset", **options})
-    return [Photo(Path(d["gt_path"]).stem, d["lq"][None], d["gt"][None]) for d in (data[i] for i in range(len(data)))]
-
-
-def real(folder: str) -> list[Photo]:
-    """The photos of a folder, unchanged."""
-    paths = sorted(path for path in Path(folder).iterdir() if is_image(path))
-    images = [read_photo(path).rgb for path in paths]
-    tensors = [torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None] for image in images]
-    return [Photo(path.stem, tensor, None) for path, tensor in zip(paths, tensors, strict=True)]
-
-
-def laplacian_energy(image: Tensor) -> float:
-    kernel = image.new_tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    return float(F.conv2d(image.mean(1, keepdim=True), kernel).square().mean())
-
-
-class ImageMetrics:
-    """Measures images. ``vgg`` and ``lpips`` take (image, gt) and are left out where there are none."""
-
-    def __init__(self, scale: int, vgg: VGGLoss | None, lpips: torch.nn.Module | None) -> None:
-        self.scale, self.vgg, self.lpips = scale, vgg, lpips
-
-    def measure(self, image: Tensor, photo: Photo) -> Scores:
-        """Scores of image (1, 3, H, W), restored from the photo."""
-        array, gt = tensor2img([image]), photo.gt
-        niqe = float(calculate_niqe(array, crop_border=self.scale))
-        difference = low_frequencies(image - upsample(photo, self.scale), COLOR_LEVELS)
-        color = 255 * float(difference.abs().mean())
-        if gt is None:
-            return Scores(np.nan, np.nan, np.nan, np.nan, niqe, color, np.nan)
-        pair = {"img": array, "img2": tensor2img([gt]), "crop_border": self.scale}
-        vgg = float(self.vgg(image, gt)) if self.vgg else np.nan
-        lpips = float(self.lpips(image, gt)) if self.lpips else np.nan
-        detail = laplacian_energy(image) / laplacian_energy(gt)
-        return Scores(float(calculate_psnr(**pair)), float(calculate_ssim(**pair)), vgg, lpips, niqe, color, detail)
-
-
-def mean(scores: Iterable[Scores]) -> Scores:
-    """Means over images, without flat ones, for which NIQE has no value."""
-    columns = np.array(list(scores)).T
-    return Scores(*(float(np.nanmean(column)) if np.isfinite(column).any() else np.nan for column in columns))
+HEADS = {"psnr": "PSNR", "ssim": "SSIM", "vgg": "VGG", "lpips": "LPIPS", "niqe": "NIQE"}
+Scores = dict[str, float]
 
 
 def markdown(title: str, heads: list[str], rows: list[list[str]]) -> None:
-    print(f"\n**{title}**\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
-
-
-def score_row(name: str, scores: Scores, *more: str) -> list[str]:
-    digits = (2, 3, 3, 3, 2, 2, 2)
-    return [name, *("" if np.isnan(x) else f"{x:.{n}f}" for x, n in zip(scores, digits, strict=True)), *more]
-
-
-SCORES = ["PSNR", "SSIM", "VGG", "LPIPS", "NIQE", "color", "detail"]
+    """Print a table under its title."""
+    print(f"\n**{title}**\n\n{table(heads, rows)}", flush=True)
 
 
 class Study:
@@ -147,6 +55,12 @@ class Study:
         self.net, self.photos, self.name, self.output, self.metrics = net, photos, name, output, metrics
         self.config = net.sampling
         self.real_esrgan: torch.nn.Module | None = None
+        self.heads = [HEADS.get(name, name) for name in metrics.metrics]
+
+    @staticmethod
+    def row(name: str, scores: Scores, *more: str) -> list[str]:
+        """A row of a table: a name, the scores, and what else is said."""
+        return [name, *(cell(metric, value) for metric, value in scores.items()), *more]
 
     def restore(self, photo: Photo, config: iter_arch.SamplingConfig) -> iter_arch.Restored:
         result = self.net.restore(photo.lq, config=config)
@@ -180,8 +94,8 @@ class Study:
         rows.append(("after refinement", lambda photo: self.restore(photo, self.config).image))
         if self.real_esrgan is not None:
             rows.append(("Real-ESRGAN x4plus", lambda photo: self.real_esrgan(photo.lq).clamp(0, 1)))
-        table = [score_row(name, self.average(image_of, name)) for name, image_of in rows]
-        markdown(f"{self.name}: overview", ["", *SCORES], table)
+        table = [self.row(name, self.average(image_of, name)) for name, image_of in rows]
+        markdown(f"{self.name}: overview", ["", *self.heads], table)
 
     def fidelity(self) -> None:
         """Before and after refinement, for several fidelities."""
@@ -190,8 +104,8 @@ class Study:
             for when, config in (("before", self.before()), ("after", self.config)):
                 config = replace(config, fidelity=fidelity)
                 image_of = lambda photo, config=config: self.restore(photo, config).image  # noqa: E731
-                rows.append(score_row(f"{fidelity}", self.average(image_of, f"fidelity {fidelity}"), when))
-        markdown(f"{self.name}: fidelity", ["fidelity", *SCORES, "refinement"], rows)
+                rows.append(self.row(f"{fidelity}", self.average(image_of, f"fidelity {fidelity}"), when))
+        markdown(f"{self.name}: fidelity", ["fidelity", *self.heads, "refinement"], rows)
 
     def alpha(self) -> None:
         """The paper's Fig. 8."""
@@ -206,8 +120,10 @@ class Study:
 
             curves.append(self.average(image_of, f"alpha {alpha}"))
             histograms.append(np.bincount(starts, minlength=self.config.steps + 1)[1:])
-            rows.append(score_row(f"{alpha:.1f}", curves[-1], " ".join(map(str, histograms[-1]))))
-        markdown(f"{self.name}: threshold alpha", ["alpha", *SCORES, f"images at T_s = 1..{self.config.steps}"], rows)
+            rows.append(self.row(f"{alpha:.1f}", curves[-1], " ".join(map(str, histograms[-1]))))
+        markdown(
+            f"{self.name}: threshold alpha", ["alpha", *self.heads, f"images at T_s = 1..{self.config.steps}"], rows
+        )
         self._plot_alpha(curves, np.array(histograms))
 
     def _plot_alpha(self, curves: list[Scores], histograms: np.ndarray) -> None:
@@ -217,8 +133,8 @@ class Study:
         from matplotlib import pyplot
 
         figure, axes = pyplot.subplots(1, 3, figsize=(14, 3.6))
-        for axis, field, label in zip(axes, ("psnr", "niqe"), ("PSNR [dB]", "NIQE (lower is better)"), strict=False):
-            axis.plot(ALPHAS, [getattr(scores, field) for scores in curves], marker="o")
+        for axis, metric, label in zip(axes, ("psnr", "niqe"), ("PSNR [dB]", "NIQE (lower is better)"), strict=False):
+            axis.plot(ALPHAS, [scores[metric] for scores in curves], marker="o")
             axis.set(xlabel="alpha", ylabel=label)
         bottom = np.zeros(len(ALPHAS))
         for step, counts in enumerate(histograms.T, 1):
@@ -238,9 +154,9 @@ class Study:
         for selection in ("evaluator", "confidence", "halton"):
             config = replace(self.config, selection=selection, adaptive=False)
             scores = self.average(lambda photo, config=config: self.restore(photo, config).image, selection)
-            rows.append(score_row(selection, scores))
+            rows.append(self.row(selection, scores))
             strips.append(self.maps(self.photos[0], config))
-        markdown(f"{self.name}: selection of the kept tokens, not adaptive", ["selection", *SCORES], rows)
+        markdown(f"{self.name}: selection of the kept tokens, not adaptive", ["selection", *self.heads], rows)
         self._draw(f"{self.name}_selection.jpg", torch.cat(strips, 1))
 
     def maps(self, photo: Photo, config: iter_arch.SamplingConfig) -> Tensor:
@@ -261,8 +177,8 @@ class Study:
             for adaptive in (True, False):
                 config = replace(self.config, steps=steps, adaptive=adaptive)
                 scores = self.average(lambda photo, config=config: self.restore(photo, config).image, f"T {steps}")
-                rows.append(score_row(str(steps), scores, "yes" if adaptive else "no"))
-        markdown(f"{self.name}: number of steps T", ["T", *SCORES, "adaptive"], rows)
+                rows.append(self.row(str(steps), scores, "yes" if adaptive else "no"))
+        markdown(f"{self.name}: number of steps T", ["T", *self.heads, "adaptive"], rows)
 
     def color(self) -> None:
         """The paper's Fig. 11, with more methods."""
@@ -274,9 +190,9 @@ class Study:
                 return match_color(raw[photo.name], photo.lq, method, levels)
 
             scores, name = self.scores(image_of, method), f"{method} {levels}" if method == "wavelet" else method
-            rows.append(score_row(name, mean(scores), f"{max(score.color for score in scores):.2f}"))
+            rows.append(self.row(name, mean(scores), f"{max(score['color'] for score in scores):.2f}"))
             strips.append(image_of(self.photos[0]))
-        markdown(f"{self.name}: color correction", ["color correction", *SCORES, "largest color"], rows)
+        markdown(f"{self.name}: color correction", ["color correction", *self.heads, "largest color"], rows)
         self._draw(f"{self.name}_color.jpg", torch.cat(strips, 3)[0])
 
     def calibration(self) -> None:
@@ -334,8 +250,9 @@ def main() -> None:
     net = iter_arch.load_pretrained(args.model)
     args.output.mkdir(parents=True, exist_ok=True)
     print(f"{args.model}, {net.sampling}, seed {args.seed}")
-    vgg = None if args.vgg is None else VGGLoss(path=args.vgg or None)
-    metrics = ImageMetrics(net.scale, vgg, create_metric("lpips", device="cpu") if args.lpips else None)
+    asked = {"vgg": args.vgg is not None, "lpips": args.lpips}
+    names = [name for name in ("psnr", "ssim", "vgg", "lpips", "niqe", "color", "detail") if asked.get(name, True)]
+    metrics = ImageMetrics(net.scale, {name: make_metric(name, vgg=args.vgg or None) for name in names})
     studies = []
     if args.gt:
         photos = degraded(args.gt, net.scale, args.seed)[: args.limit]

@@ -1,4 +1,4 @@
-"""Prepare data sets: `python -m iter_data.prepare {lmdb,meta-info,filter,subimages,degrade,preview} --help`."""
+"""Prepare data sets: `python -m iter_data.prepare COMMAND`; `--help` lists the commands."""
 
 import argparse
 import os
@@ -19,6 +19,7 @@ from iter_data.filtering import Thresholds
 from iter_data.images import UnreadableImage, decode_image, in_threads, list_images, read_image, to_image, write_png
 from iter_data.lists import make_filtered, make_meta_info
 from iter_data.preview import contact_sheet
+from iter_data.real_sets import SETS, make_real_set
 from iter_data.second_order_dataset import SecondOrderDegradationDataset
 
 _MAX_LMDB_KEY = 511  # LMDB's own limit, in bytes
@@ -198,7 +199,18 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _add_degradation_commands(add)
+    for name in SETS:
+        _add_real_set(add, name)
     return parser
+
+
+def _add_real_set(add: Callable[..., argparse.ArgumentParser], name: str) -> None:
+    """`prepare realsr` and its like."""
+    command = add(name.lower(), f"Write the test photos of {name}, as its authors ship it, into lq/ and gt/ as PNG.",
+                  lambda a: make_real_set(name, a.input, a.output, scale=a.scale))  # fmt: skip
+    command.add_argument("input", help=f"folder of {name}")
+    command.add_argument("output", help="folder to make lq/ in, and gt/ where the set has ground truth")
+    command.add_argument("--scale", type=int, default=4, help="GT size over LQ size (default: %(default)s)")
 
 
 def _add_list_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
