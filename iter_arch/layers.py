@@ -1,5 +1,8 @@
 """Convolution blocks shared by the VQGAN and the LQ encoder (ITER, arXiv:2312.05616; VQGAN, arXiv:2012.09841)."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,23 +35,27 @@ class ResBlock(nn.Module):
     """norm - activation - conv3x3, twice, plus the input: (b, c_in, h, w) -> (b, c_out, h, w).
 
     Args:
-        activation: ``nn.SiLU()`` in the VQGAN, ``nn.LeakyReLU(0.2)`` in the LQ encoder.
+        activation: (x, inplace=) -> x; SiLU in the VQGAN, LeakyReLU(0.2) in the LQ encoder.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, activation: nn.Module | None = None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, activation: Callable[..., Tensor] = F.silu) -> None:
         super().__init__()
         self.norm1 = group_norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = group_norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-        self.activation = nn.SiLU() if activation is None else activation
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, in_channels, h, w) -> (b, out_channels, h, w)."""
-        y = self.conv1(self.activation(self.norm1(x)))
-        y = self.conv2(self.activation(self.norm2(y)))
-        return self.shortcut(x) + y
+        y = self.conv1(self._activated(self.norm1(x)))
+        y = self.conv2(self._activated(self.norm2(y)))
+        return self.shortcut(x) + y if torch.is_grad_enabled() else y.add_(self.shortcut(x))
+
+    def _activated(self, x: Tensor) -> Tensor:
+        """The activation, in place where no gradient will need the input: a pass over large maps less."""
+        return self.activation(x, inplace=not torch.is_grad_enabled())
 
 
 class Downsample(nn.Module):

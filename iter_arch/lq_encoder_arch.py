@@ -1,15 +1,19 @@
 """LQ encoder E_l: distortion removal as token prediction (ITER, arXiv:2312.05616, Sec. 3.2, Eq. 2)."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from basicsr_compat import register
 from basicsr_compat.schema import Count, Layers
 from iter_arch.layers import ResBlock, init_convs
 from iter_arch.swin import SwinOptions, SwinStage
 from iter_arch.tokenizer import FACTOR
+
+LEAKY_RELU = partial(F.leaky_relu, negative_slope=0.2)
 
 
 @register("arch")
@@ -49,7 +53,7 @@ class LQEncoder(nn.Module):
         for _ in range(scales.index(factor // scale)):
             layers.append(nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1))
             channels *= 2
-            layers += [ResBlock(channels, channels, activation=nn.LeakyReLU(0.2)) for _ in range(res_blocks)]
+            layers += [ResBlock(channels, channels, activation=LEAKY_RELU) for _ in range(res_blocks)]
         self.stem = nn.Sequential(*layers)
         self.project = nn.Conv2d(channels, swin.dim, 1)
         for part in (self.stem, self.project):
