@@ -91,9 +91,16 @@ def color_error(measured: Measured) -> float:
     return 255 * float(difference.abs().mean())
 
 
-# Those without a ground truth first.
+def niqe(measured: Measured) -> float:
+    """NaN for images that are flat or too small for its patches."""
+    try:
+        return float(calculate_niqe(measured.array, crop_border=measured.scale))
+    except (np.linalg.LinAlgError, ValueError, IndexError):
+        return float("nan")
+
+
 WITHOUT_GT: dict[str, Metric] = {
-    "niqe": lambda measured: calculate_niqe(measured.array, crop_border=measured.scale),
+    "niqe": niqe,
     "color": color_error,
 }
 WITH_GT: dict[str, Metric] = {
