@@ -8,9 +8,9 @@
 Weights are random. A row is NETWORK/PRECISION: rrdb and swinir are BasicSR's (bf16: under autocast), iter and released
 are ITER at the paper's and at the authors' released size with all 8 steps, tiny is iter_tiny_x4, iter@2 and tiny@4 are
 the same from an adaptive start at step 2 and 4, ncnn is Real-ESRGAN x4plus in ncnn on the CPU (`real_esrgan.py` says
-where its .param and .bin are, --ncnn their folder), iter-compiled uses torch.compile (which first takes minutes), plain
-and plain-released are `benchmarks/plain.py`. The environment variable gives PyTorch's CPU allocator large pages, for
-all rows.
+where its .param and .bin are, --ncnn their folder), onnxruntime is tiny by the files of `basicsr export`, iter-compiled
+is with torch.compile (minutes to begin with), plain and plain-released are `benchmarks/plain.py`. The environment
+variable gives PyTorch's CPU allocator large pages, for all rows alike.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from iter_arch import ITER, SamplingConfig, load_pretrained
 from iter_arch.precision import choose_dtype
-from iter_arch.sampling import keep_count
+from iter_arch.pretrained.onnx import export_onnx
+from iter_arch.sampling import keep_count, make_generators, sample
 
 FORM = {"residual_groups": True, "gate": True}
 RELEASED = {
@@ -50,7 +52,7 @@ ROWS = [
     for name in ("rrdb", "swinir", "iter", "iter@6", "iter@4", "iter@2", "released")
     for precision in ("float32", "bf16")
 ] + ["plain/float32", "plain-released/float32"]
-CHOICES = [*ROWS, "iter-compiled/float32", "iter-compiled/bf16", "ncnn/float32"]
+CHOICES = [*ROWS, "iter-compiled/float32", "iter-compiled/bf16", "ncnn/float32", "onnxruntime/float32"]
 CHOICES += [
     f"{name}/{precision}" for name in ("iter@1", "tiny", "tiny@1", "tiny@4") for precision in ("float32", "bf16")
 ]
@@ -98,6 +100,35 @@ def run_ncnn(folder: Path, lq: Tensor) -> Run:
     return run
 
 
+def run_onnx(lq: Tensor) -> Run:
+    """iter_tiny_x4 with all steps: Algorithm 2 around its exported networks in onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        files = [path for path in export_onnx(load_pretrained("iter_tiny_x4"), folder) if path.suffix == ".onnx"]
+        sessions = {path.stem: onnxruntime.InferenceSession(path, options) for path in files}
+
+    def call(name: str, **inputs: Tensor) -> Tensor:
+        return torch.from_numpy(sessions[name].run(None, {key: x.numpy() for key, x in inputs.items()})[0])
+
+    def run() -> Tensor:
+        S_l = call("lq_encoder", lq=lq).argmax(1)
+        good = call("evaluator", S_t=S_l, S_l=S_l).softmax(1)[:, 1] >= ALL_STEPS.alpha
+        sampled = sample(
+            lambda S_t, m_t, rows: [(..., call("refiner", S_t=S_t, m_t=m_t, S_l=S_l, m_l=good))],
+            lambda S_t, rows: [(..., call("evaluator", S_t=S_t, S_l=S_l))],
+            S_l,
+            good,
+            config=ALL_STEPS,
+            generators=make_generators(0, 1, lq.device),
+        )
+        return call("decoder", codes=call("codebook", tokens=sampled.tokens)).clamp(0, 1)
+
+    return run
+
+
 @torch.no_grad()
 def adaptive_start(net: ITER, lq: Tensor, start: int) -> SamplingConfig:
     """A sampling whose alpha makes `restore` begin at step ``start``."""
@@ -119,6 +150,8 @@ def prepare(
     kind, _, start = name.partition("@")
     if kind == "ncnn":
         return None, run_ncnn(ncnn, lq)
+    if kind == "onnxruntime":
+        return None, run_onnx(lq)
     size = {"plain": "iter", "plain-released": "released"}.get(kind, kind)
     single_pass = kind in ("rrdb", "swinir")
     key = size, "float32" if single_pass else precision
