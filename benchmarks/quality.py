@@ -134,7 +134,7 @@ class Study:
 
         figure, axes = pyplot.subplots(1, 3, figsize=(14, 3.6))
         for axis, metric, label in zip(axes, ("psnr", "niqe"), ("PSNR [dB]", "NIQE (lower is better)"), strict=False):
-            axis.plot(ALPHAS, [scores[metric] for scores in curves], marker="o")
+            axis.plot(ALPHAS, [scores.get(metric, np.nan) for scores in curves], marker="o")
             axis.set(xlabel="alpha", ylabel=label)
         bottom = np.zeros(len(ALPHAS))
         for step, counts in enumerate(histograms.T, 1):
