@@ -145,6 +145,8 @@ def decode_image(data: bytes | None, flags: int = cv2.IMREAD_COLOR, *, max_pixel
 
 def image_kind(path: str | os.PathLike) -> str | None:
     """Of which kind a file is by its beginning ('jpg', 'png', 'tiff', ...); None where it is no image."""
+    if not os.path.isfile(path):  # a pipe, which may never end
+        return None
     try:
         with open(path, "rb") as file:
             with pixels.identify(file) as image:
@@ -210,9 +212,13 @@ def _photo(decoded: _Decoded) -> Photo:
 def _of_file(path: str | os.PathLike, read: Callable[[bytes], _T]) -> _T:
     """What `read` makes of a file's content; UnreadableImage names it."""
     try:
+        if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+            raise UnreadableImage(f"{path}: it is a device or a pipe, not a file")  # which may never end
         data = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror or error}") from error
+    except UnreadableImage:
+        raise
     except ValueError as error:  # a name with a NUL
         raise UnreadableImage(f"{path}: {error}") from error
     return _named(path, lambda: read(data))

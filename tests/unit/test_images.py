@@ -1,5 +1,6 @@
 """The one reader: every kind of file that people have, and every way in which one can be broken."""
 
+import os
 import struct
 import zlib
 
@@ -9,7 +10,7 @@ import pytest
 from photos import bomb, chunk, encoded, exif, file_of, png, random_pixels, tiff16
 from PIL import Image, ImageCms, ImageFile
 
-from basicsr_compat.images import UnreadableImage, decode_image, is_image, read_photo
+from basicsr_compat.images import UnreadableImage, decode_image, image_kind, is_image, read_photo
 
 
 def smooth_pixels(rng, size=(120, 160)):
@@ -175,6 +176,14 @@ def test_a_file_that_is_no_image_is_named(tmp_path, data, reason):
         read_photo(path)
     assert str(path) in str(caught.value)
     assert not is_image(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert image_kind(tmp_path / "a.png") is None
+    with pytest.raises(UnreadableImage, match=r"a\.png: it is a device or a pipe"):
+        read_photo(tmp_path / "a.png")
 
 
 def test_missing_file_and_folder_are_named(tmp_path):
