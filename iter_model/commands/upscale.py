@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from iter_model.photo.processes import Processes, Refused
     from iter_model.photo.progress import Reporter
 
-    args.output = args.output.expanduser()
+    args.output = Path(os.path.expanduser(args.output))
     processes = Processes.of_torchrun()
     reporter = Reporter(quiet=args.quiet, as_json=args.json, processes=processes)
     try:
@@ -182,7 +183,7 @@ def _size(args: argparse.Namespace) -> OutputSize:
     given = {name: getattr(args, name) for name in ("outscale", "width", "height", "max_side")}
     for name, value in given.items():
         if value is not None and not 0 < value < 2**20:
-            raise ValueError(f"--{name.replace('_', '-')}={value} must be above 0")
+            raise ValueError(f"--{name.replace('_', '-')}={value} must be above 0 and below {2**20}")
     chosen = [name for name in given if given[name] is not None]
     if is_asked_for(args) and args.frames == "all":
         raise ValueError("--frames all does not go with the options of control by tokens (--maps and others)")

@@ -73,6 +73,8 @@ def plan(
         ValueError: there is no photo in one, ``output`` cannot be a folder, or a result would overwrite an input.
     """
     _check_folder(output, ext)
+    if "/" in suffix or "\0" in suffix or os.sep in suffix:
+        raise ValueError(f"--suffix={suffix!r} must be a part of a file's name, without slashes")
     photos, passed_over = {}, []
     for given in inputs:
         for root in _expand(given):
@@ -121,14 +123,14 @@ def prepare_folders(tops: Collection[Path], files: Iterable[Path]) -> None:
 
 def is_restored(*targets: Path) -> bool:
     """Whether one of the files that a result may be in is there, and whole."""
-    return any(target.is_file() and is_whole(target) for target in targets)
+    return any(os.path.isfile(target) and is_whole(target) for target in targets)  # no error for a name too long
 
 
 def refuse_overwriting(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
     """Raise a ValueError where a file that is to be written is one that is to be read."""
-    identities = {_identity(path): path for path in inputs if path.exists()}
+    identities = {_identity(path): path for path in inputs if os.path.exists(path)}
     for target in targets:
-        if target.exists() and (found := identities.get(_identity(target))):
+        if os.path.exists(target) and (found := identities.get(_identity(target))):
             raise ValueError(f"{target} would overwrite the input {found}; give another folder, or a --suffix")
 
 
@@ -149,7 +151,7 @@ def _ext(path: Path, ext: str, all_frames: bool) -> str:
 
 
 def _expand(given: Path) -> list[Path]:
-    given = given.expanduser()
+    given = Path(os.path.expanduser(given))  # no error where nobody is called so
     if given.exists() or given.is_symlink():
         return [given]
     found = sorted(glob.glob(str(given)))

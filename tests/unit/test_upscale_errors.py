@@ -171,6 +171,9 @@ def test_missing_and_empty_input(bicubic_net, photo_folder, tmp_path, capsys):
         ("--device", "tpu", "--device=tpu must be auto, cpu, mps, cuda or cuda:N"),
         ("--device", "cpu,cpu:1", "--device=cpu:1 must be"),
         ("--outscale", "0", "--outscale=0.0 must be above 0"),
+        ("--outscale", "1e9", "--outscale=1000000000.0 must be above 0 and below 1048576"),
+        ("--suffix", "/../x", "--suffix='/../x' must be a part of a file's name"),
+        ("--suffix", "\0", "must be a part of a file's name"),
         ("--max-side", "-3", "--max-side=-3 must be above 0"),
         ("--max-pixels", "-1", "--max-pixels=-1 must be 0 (no limit) or above"),
     ],
@@ -178,6 +181,10 @@ def test_missing_and_empty_input(bicubic_net, photo_folder, tmp_path, capsys):
 def test_values_out_of_range(bicubic_net, photo_folder, tmp_path, capsys, option, value, rule):
     save(photo_folder / "a.png")
     assert rule in fails(capsys, tmp_path / "out", "-i", photo_folder, f"{option}={value}")
+
+
+def test_a_home_of_nobody_does_not_exist(bicubic_net, photo_folder, tmp_path, capsys):
+    assert "-i ~nobody_here/x does not exist" in fails(capsys, tmp_path / "out", "-i", "~nobody_here/x")
 
 
 def test_values_of_a_wrong_kind(photo_folder, tmp_path, capsys):

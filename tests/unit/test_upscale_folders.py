@@ -105,6 +105,15 @@ def test_what_a_killed_run_left_is_no_photo_and_is_cleared_away(bicubic_net, pho
     assert "b.png.tmp-0123abcd" in capsys.readouterr().err
 
 
+def test_a_name_that_the_suffix_makes_too_long_fails_alone(bicubic_net, photo_folder, tmp_path, capsys):
+    save(photo_folder / "a.png")
+    save(photo_folder / ("x" * 251 + ".png"))
+    for again in ((), ("--skip-existing",)):
+        assert run(photo_folder, tmp_path / "out", "--suffix", "_x4", *again) == 1
+        assert names(tmp_path / "out") == ["a_x4.png"]
+        assert "File name too long" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("ext", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF")])
 def test_results_are_of_the_kind_that_was_asked_for(bicubic_net, photo_folder, tmp_path, ext, kind):
     pixels = smooth(24, 32)
