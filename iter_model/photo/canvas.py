@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from basicsr_compat.images import MAX_PIXELS
 from iter_model.photo.levels import DEPTHS, quantized
 
 # Rows of the result that are resized at a time.
@@ -33,7 +34,18 @@ class OutputSize:
     max_side: int | None = None
 
     def of(self, size: Size, scale: int) -> Size:
-        """(height, width) of the result for a photo of this (height, width) and the scale of the network."""
+        """(height, width) of the result for a photo of this (height, width) and the scale of the network.
+
+        Raises:
+            ValueError: that is more than the largest photo becomes without these options.
+        """
+        height, width = self._wanted(size, scale)
+        most = scale**2 * max(MAX_PIXELS, size[0] * size[1])
+        if height * width > most:
+            raise ValueError(f"its result would have {width}x{height} pixels, more than {most}; ask for fewer")
+        return height, width
+
+    def _wanted(self, size: Size, scale: int) -> Size:
         height, width = size
         if self.width or self.height:
             return (

@@ -116,6 +116,8 @@ def prepare_folders(tops: Collection[Path], files: Iterable[Path]) -> None:
     for top in tops:
         top.mkdir(parents=True, exist_ok=True)
     for folder in sorted(names):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is no folder, but results are to be written into it")
         if folder.exists():
             tempfile.TemporaryFile(dir=folder).close()
             remove_leftovers(folder, names[folder])
@@ -204,6 +206,8 @@ def _variant(job: Job, seed: int) -> Job:
 
 
 def _check_folder(output: Path, ext: str) -> None:
+    if output.is_symlink() and not output.exists():
+        raise ValueError(f"-o {output} is a link to nowhere; give a folder")
     if output.exists() and not output.is_dir():
         raise ValueError(f"-o {output} is a file; give a folder, results are written to it as <name>.{ext}")
     if output.suffix.lower() in (".png", ".jpg", ".jpeg") and not output.exists():

@@ -105,6 +105,18 @@ def test_what_a_killed_run_left_is_no_photo_and_is_cleared_away(bicubic_net, pho
     assert "b.png.tmp-0123abcd" in capsys.readouterr().err
 
 
+def test_what_is_in_the_way_of_a_folder_is_named(bicubic_net, photo_folder, tmp_path, capsys):
+    (photo_folder / "sub").mkdir()
+    save(photo_folder / "sub" / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").write_text("a file")
+    (tmp_path / "link").symlink_to("nowhere")
+    assert run(photo_folder, tmp_path / "out", "--recursive") == 2
+    assert f"{tmp_path / 'out/sub'} is no folder" in capsys.readouterr().err
+    assert run(photo_folder, tmp_path / "link", "--recursive") == 2
+    assert f"-o {tmp_path / 'link'} is a link to nowhere" in capsys.readouterr().err
+
+
 def test_a_name_that_the_suffix_makes_too_long_fails_alone(bicubic_net, photo_folder, tmp_path, capsys):
     save(photo_folder / "a.png")
     save(photo_folder / ("x" * 251 + ".png"))

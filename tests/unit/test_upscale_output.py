@@ -68,6 +68,14 @@ def test_results_have_the_size_that_was_asked_for(bicubic_net, photo_folder, tmp
     assert np.abs(result[..., :3].astype(int) - np.asarray(expected)).max() <= 2  # both are rounded twice
 
 
+def test_a_result_of_gigapixels_is_refused_and_the_rest_restored(bicubic_net, photo_folder, tmp_path, capsys):
+    save(photo_folder / "a.png", levels((200, 2)))
+    save(photo_folder / "b.png", levels((2, 200)))
+    assert run(photo_folder, tmp_path / "out", "--width", 20_000) == 1
+    assert names(tmp_path / "out") == ["b.png"]
+    assert "a.png: its result would have 20000x2000000 pixels, more than 2863311520" in capsys.readouterr().err
+
+
 def test_one_size_at_a_time(bicubic_net, photo_folder, tmp_path, capsys):
     save(photo_folder / "a.png")
     assert run(photo_folder, tmp_path / "out", "--outscale", 2, "--max-side", 9) == 2
