@@ -51,7 +51,7 @@ def over_white(rows: np.ndarray) -> np.ndarray:
 def picture_of(photo: Photo, size: tuple[int, int]) -> np.ndarray:
     """The pixels of a photo in this size (height, width): (height, width, 3 or, with alpha, 4) uint8."""
     channels = [photo.rgb] if photo.alpha is None else [photo.rgb, photo.alpha[..., None]]
-    return np.dstack([_eight_bits(_resized(pixels, size), photo.bit_depth) for pixels in channels])
+    return np.dstack([quantized(_resized(pixels, size), 8) for pixels in channels])
 
 
 def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -60,9 +60,3 @@ def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return pixels
     method = cv2.INTER_AREA if size[0] < pixels.shape[0] else cv2.INTER_CUBIC
     return np.atleast_3d(cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=method))
-
-
-def _eight_bits(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
-    """Levels of 8 bits, from those of ``bit_depth`` bits or from [0, 1]."""
-    top = 2**bit_depth - 1 if np.issubdtype(pixels.dtype, np.integer) else 1
-    return np.rint(np.clip(pixels.astype(np.float32) / top, 0, 1) * 255).astype(np.uint8)
