@@ -211,14 +211,12 @@ def _photo(decoded: _Decoded) -> Photo:
 
 def _of_file(path: str | os.PathLike, read: Callable[[bytes], _T]) -> _T:
     """What `read` makes of a file's content; UnreadableImage names it."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UnreadableImage(f"{path}: it is a device or a pipe, not a file")  # which may never end
     try:
-        if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
-            raise UnreadableImage(f"{path}: it is a device or a pipe, not a file")  # which may never end
         data = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror or error}") from error
-    except UnreadableImage:
-        raise
     except ValueError as error:  # a name with a NUL
         raise UnreadableImage(f"{path}: {error}") from error
     return _named(path, lambda: read(data))
