@@ -83,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
             return usage_error("upscale", error)
         if given is None:
             _announce(args, planned, reporter)
-        jobs = given[1] if given else _left_to_do(args, planned, controls, reporter)
-        if given is None:
-            processes.tell((planned, jobs))
+            given = planned, _left_to_do(args, planned, controls, reporter)
+            processes.tell(given)
+        jobs = given[1]
         failed = restore_files(restorers, jobs, output, reporter, processes, controls)
         failed = processes.total(failed)  # torchrun ends all of them as soon as one ends with an error
     except KeyboardInterrupt:
@@ -185,8 +185,6 @@ def _size(args: argparse.Namespace) -> OutputSize:
         if value is not None and not 0 < value < 2**20:
             raise ValueError(f"--{name.replace('_', '-')}={value} must be above 0 and below {2**20}")
     chosen = [name for name in given if given[name] is not None]
-    if is_asked_for(args) and args.frames == "all":
-        raise ValueError("--frames all does not go with the options of control by tokens (--maps and others)")
     if len(chosen) > 1 and set(chosen) != {"width", "height"}:
         raise ValueError(f"only one of {', '.join('--' + name.replace('_', '-') for name in chosen)} can be given")
     return OutputSize(**given)

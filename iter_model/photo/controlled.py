@@ -59,6 +59,8 @@ class Controls:
         targets = [job.target.relative_to(args.output) for job in planned.jobs]
         names = {args.output / target: name for target, name in zip(targets, _apart(targets), strict=True)}
         controls = cls(**given, names=names, max_pixels=max_pixels)
+        if args.frames == "all":
+            raise ValueError("--frames all does not go with the options of control by tokens (--maps and others)")
         if args.samples < 1:
             raise ValueError(f"--samples={args.samples} must be at least 1")
         if args.maps is not None and args.maps.resolve() == args.output.resolve():
