@@ -127,6 +127,14 @@ def read_image(path: str | Path) -> np.ndarray:
     return decode_image(_read_once(path))
 
 
+def read_listed(path: str | Path) -> np.ndarray:
+    """As `read_image`; the error names the file, and what to do about it."""
+    try:
+        return read_image(path)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{path} cannot be read: {error}; repair it or take it out") from error
+
+
 def in_threads(work: Callable[[str], Result], paths: list[str]) -> Iterator[Result | UnreadableImage]:
     """Apply `work` to every path, in order, with a progress bar; disks and OpenCV release the interpreter."""
 

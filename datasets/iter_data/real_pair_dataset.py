@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from basicsr_compat import register
 from basicsr_compat.schema import Count, format_value, section_problems
-from iter_data.images import UnreadableImage, list_images, read_image, to_tensor
+from iter_data.images import UnreadableImage, list_images, read_listed, to_tensor
 from iter_data.options import Crop, LoaderOptions
 
 _SHOWN = 3
@@ -94,7 +94,7 @@ class RealPairDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         paths = self.paths[index]
-        gt, lq = self._fitted(_read(paths["gt_path"]), _read(paths["lq_path"]), paths)
+        gt, lq = self._fitted(read_listed(paths["gt_path"]), read_listed(paths["lq_path"]), paths)
         return {"lq": to_tensor(lq), "gt": to_tensor(gt), **paths}
 
     def _fitted(self, gt: np.ndarray, lq: np.ndarray, paths: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
@@ -147,13 +147,6 @@ def _by_name(folder: str, suffix: str) -> dict[str, str]:
     """The images below a folder whose names end in the suffix, by their path below it without suffix and extension."""
     stems = ((os.path.splitext(os.path.relpath(path, folder))[0], path) for path in list_images(folder))
     return {stem.removesuffix(suffix): path for stem, path in stems if stem.endswith(suffix)}
-
-
-def _read(path: str) -> np.ndarray:
-    try:
-        return read_image(path)
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{path} cannot be read: {error}; repair it or take it out") from error
 
 
 def _shrunk(image: np.ndarray, scale: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
-from iter_data.images import UnreadableImage, list_images, read_image, to_image, to_tensor, write_png
+from iter_data.images import UnreadableImage, list_images, read_listed, to_image, to_tensor, write_png
 from iter_data.real_pair_dataset import RealPairDataset
 
 
@@ -24,10 +24,7 @@ class RealPhotos(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.paths[index]["lq_path"]
-        try:
-            return {"lq": to_tensor(read_image(path)), "lq_path": path}
-        except UnreadableImage as error:
-            raise UnreadableImage(f"{path} cannot be read: {error}; repair it or take it out") from error
+        return {"lq": to_tensor(read_listed(path)), "lq_path": path}
 
 
 class RealSet(NamedTuple):
