@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import torch
 from figure import write
-from measures import Measured, Metric, Photo, cell, make_metric, mean, table, upsample
+from measures import ImageMetrics, Metric, Photo, cell, make_metric, mean, table, upsample
 from methods import BICUBIC, Method, make_method
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -92,8 +92,7 @@ class Cache:
         found = json.loads(record.read_text()) if record.is_file() else {}
         missing = [name for name in metrics if name not in found]
         if missing:
-            measured = Measured(image, to_image(image[0]), photo, scale)
-            found |= {name: float(metrics[name](measured)) for name in missing}
+            found |= ImageMetrics(scale, {name: metrics[name] for name in missing}).measure(image, photo)
             with atomic_write(record) as temporary:
                 Path(temporary).write_text(json.dumps(found))
         return Scored(task.name, path, {name: found[name] for name in metrics})

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from odd_photos import camera_tags
 from photos import levels, save, smooth
 from PIL import Image
 from upscale_stand_ins import enlarge, main, names, run
@@ -143,10 +144,8 @@ def test_results_are_of_the_kind_that_was_asked_for(bicubic_net, photo_folder, t
 
 def camera_photo(path):
     """A JPEG as a camera makes it: on its side, with sizes, a maker note, GPS, a thumbnail, XMP and dpi."""
-    tags = Image.Exif()
-    tags[0x0112], tags[0x010F] = 6, "Camera"
-    tags.get_ifd(0x8769).update({0xA002: 32, 0xA003: 24, 0x927C: b"a maker's note"})
-    tags.get_ifd(0x8825).update({1: "N"})
+    tags = camera_tags(6)
+    tags.get_ifd(0x8769).update({0xA002: 32, 0xA003: 24})
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
     return save(path, smooth(24, 32), exif=tags, xmp=xmp, dpi=(300, 300))
 
