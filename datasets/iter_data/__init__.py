@@ -1,6 +1,6 @@
 """Data for ITER (arXiv:2312.05616): BasicSR's second-order degradation as a dataset and as a function on tensors.
 
-A file named `*_degradation.py` here is imported, and so its degradations registered, by itself.
+Files named `*_degradation.py` in this folder are imported automatically, which registers their degradations.
 """
 
 import basicsr_compat  # noqa: F401  isort: skip  (repairs BasicSR's imports, so it comes first)

@@ -1,7 +1,7 @@
-"""Degradations, which make the LQ of a GT. `degradation: {type: ...}` chooses one; the data set makes the pair.
+"""Degradations make the LQ image of a GT image. `degradation: {type: ...}` chooses one; the data set makes the pair.
 
-A new one is a class in a file `*_degradation.py` beside this one, which is imported, and so registered, by itself; or
-anywhere else, where it registers itself in `DEGRADATION_REGISTRY` (docs/extending.md).
+A new one is a class that registers itself in `DEGRADATION_REGISTRY`. Files named `*_degradation.py` beside this one are
+imported automatically; a class may also live anywhere else (docs/extending.md).
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,26 +28,29 @@ DegradationSection = Annotated[
 
 
 class Pair(NamedTuple):
-    """lq: (b, 3, H/s, W/s), gt: (b, 3, H, W), both float32 RGB in [0, 1]; lq is a multiple of 1/255."""
+    """lq (b, 3, H/s, W/s) and gt (b, 3, H, W): float32 RGB in [0, 1]; the values of lq are multiples of 1/255."""
 
     lq: Tensor
     gt: Tensor
 
 
 class Degradation:
-    """A frozen dataclass, whose fields are the options of its section, with these two methods."""
+    """Base class of degradations: frozen dataclasses whose fields are the options of the section `degradation`."""
 
     def draw(self) -> dict[str, Tensor]:
-        """What a sample needs drawn in the loader's worker, from Python's and NumPy's global generators, which the
-        data set seeds for it. The batch of it, each tensor with a batch dimension, is given to `degrade`."""
+        """What a loader's worker draws for one sample, from Python's and NumPy's global generators.
+
+        The data set seeds these for each sample. `degrade` gets the batch, each tensor with a batch dimension in front.
+        """
         return {}
 
     def degrade(self, gt: Tensor, drawn: Mapping[str, Tensor], *, scale: int, generator: torch.Generator) -> Tensor:
-        """Make the LQ.
+        """Make the LQ images.
 
         Args:
             gt: (b, 3, H, W) float32 RGB in [0, 1], H and W multiples of `scale`, on any device.
             drawn: what `draw` returned for the b samples, on the device of gt.
+            scale: GT size over LQ size.
             generator: a CPU generator, for all other random draws.
 
         Returns:
@@ -57,7 +60,7 @@ class Degradation:
 
 
 def degradation_problems(section: Any, where: str) -> Iterator[str]:
-    """Say what is wrong with a section `degradation`, one line per problem, its class's rules last."""
+    """Say what is wrong with a section `degradation`, one line per problem. where: its name in the options."""
     problems = list(problems_in(_typed(section), DegradationSection, where))
     yield from problems
     if not problems:
@@ -68,7 +71,10 @@ def degradation_problems(section: Any, where: str) -> Iterator[str]:
 
 
 def read_degradation(section: Mapping[str, Any] | None, where: str = "degradation") -> Degradation:
-    """The degradation of a section; None or {} gives Real-ESRGAN's. Raises ValueError, a line for every problem."""
+    """Build the degradation of a section of the options; None or {} gives Real-ESRGAN's.
+
+    Raises ValueError with one line per problem. where: the section's name in it.
+    """
     section = {} if section is None else section
     problems = list(degradation_problems(section, where))
     if problems:
@@ -94,10 +100,11 @@ def make_pair(
     generator: torch.Generator,
     crop_size: int | None = None,
 ) -> Pair:
-    """Degrade the GT, and cut the pair to `crop_size` at a random place.
+    """Degrade GT images, and crop the pairs at a random place, which the whole batch shares, as in BasicSR.
 
-    crop_size: side of the GT afterwards, a multiple of `scale`; None leaves the pair whole. The place is the same for
-    the whole batch, as in BasicSR. Other arguments, and errors, as in `Degradation.degrade`.
+    Args:
+        gt, drawn, scale, generator: see `Degradation.degrade`, which also says the errors.
+        crop_size: side of the cropped GT in pixels, a multiple of `scale`; None crops nothing.
     """
     lq = degradation.degrade(gt, drawn, scale=scale, generator=generator)
     if crop_size is None:

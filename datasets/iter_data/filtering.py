@@ -1,4 +1,4 @@
-"""Photos that are no ground truth: too small, blurred, mostly flat, or with visible JPEG blocks."""
+"""Find photos that are too bad for ground truth: tiny, blurred, mostly flat, or with visible JPEG blocks."""
 
 import csv
 import io
@@ -15,13 +15,13 @@ _JPEG_BLOCK = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What `measure` finds; all but the sizes from the gray image in [0, 255].
+    """What `measure` finds; the last three are measured on the gray image in [0, 255].
 
     height, width: pixels.
-    sharpness: 90 % of the 64x64 tiles have a smaller variance of the Laplacian.
+    sharpness: the variance of the Laplacian that 90% of the 64x64 tiles stay below.
     flatness: share of 16x16 tiles with a standard deviation below 2.
     blocking: mean step between neighbors at the borders of 8x8 blocks over the median step elsewhere, in the direction
-        where it is weaker: 1 without blocks. The blocks of a cropped photo may begin anywhere.
+        where this ratio is smaller; about 1 without blocks. In a cropped photo the blocks may start at any pixel.
     """
 
     height: int
@@ -33,7 +33,7 @@ class Measures:
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What a photo must satisfy; docs/datasets.md has the measurements behind the defaults."""
+    """Bounds of `Measures` for a good photo; docs/datasets.md has the measurements behind the defaults."""
 
     min_size: int = 256
     min_sharpness: float = 100
@@ -41,7 +41,7 @@ class Thresholds:
     max_blocking: float = 1.4
 
     def reasons(self, found: Measures) -> Iterator[str]:
-        """Say why a photo is not good enough, one word per reason."""
+        """Say why a photo is not good enough: any of tiny, blurred, flat, and blocked."""
         if min(found.height, found.width) < self.min_size:
             yield "tiny"
         if found.sharpness < self.min_sharpness:
@@ -66,7 +66,7 @@ def measure(image: np.ndarray) -> Measures:
 
 
 def _tiles(image: np.ndarray, side: int) -> np.ndarray:
-    """(h, w) -> (rows, side, columns, side), the rest at the edges left out; an image smaller than a tile is one."""
+    """(h, w) -> (rows, side, columns, side), without what is left over; an image smaller than a tile is one tile."""
     tile = [min(side, length) for length in image.shape]
     rows, columns = (length // one for length, one in zip(image.shape, tile, strict=True))
     return image[: rows * tile[0], : columns * tile[1]].reshape(rows, tile[0], columns, tile[1])
@@ -81,7 +81,7 @@ def _blocking(gray: np.ndarray) -> float:
 
 
 def report(rows: dict[str, tuple[Measures, list[str]]]) -> str:
-    """A table in CSV of photos with their measures and why they were dropped ('' where they were kept)."""
+    """A CSV table of photos: name, measures, and the reasons for dropping them, none where they were kept."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["photo", *Measures.__dataclass_fields__, "dropped"])

@@ -27,9 +27,9 @@ HOW_TO_GET_DATA = "datasets/README.md says how to get and prepare the data"
 
 
 def list_images(folder: str | Path) -> list[str]:
-    """Paths of all images under `folder`, through subfolders and symbolic links, sorted; hidden files left out.
+    """The sorted paths of all images under `folder`, through subfolders and symbolic links, without hidden files.
 
-    Files whose names are not those of images (`SUFFIXES`) are passed over, which is said once in BasicSR's log.
+    BasicSR's log names the files that are passed over because their names do not end like those of images (`SUFFIXES`).
 
     Raises:
         FileNotFoundError: the folder is missing or holds no image.
@@ -53,7 +53,7 @@ def list_images(folder: str | Path) -> list[str]:
 
 
 def _walk(folder: str | Path) -> Iterator[str]:
-    """Paths of all files under `folder` but in hidden folders; a link back to a parent is not walked for ever."""
+    """Paths of all files under `folder`, without hidden folders; a link back to a parent does not loop forever."""
     seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -64,20 +64,21 @@ def _walk(folder: str | Path) -> Iterator[str]:
 
 
 def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda error: None) -> bytes:
-    """The content of a file, waited for where not the file but its file system is at fault.
+    """Read a file, and wait for its file system where that is at fault.
 
-    A network file system may be away for seconds. What tells it from a file that was removed or damaged: no other file
-    of the folder can be read either.
+    A network file system may be gone for seconds. Then no other file of the folder can be read either; where one can,
+    the file itself was removed or is damaged.
 
     Args:
         path: the file.
         on_wait: called with the reason before each of the `PAUSES`.
 
     Raises:
-        UnreadableImage: the file cannot be opened, others of its folder can.
-        OSError: its folder did not answer for the time of all `PAUSES`.
+        UnreadableImage: the file cannot be opened, but others in its folder can.
+        OSError: its folder did not answer during all `PAUSES`.
     """
-    for pause in (*PAUSES, None):
+    pauses = iter(PAUSES)
+    while True:
         try:
             return Path(path).read_bytes()
         except ValueError as error:  # a name with a NUL
@@ -85,6 +86,7 @@ def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda err
         except OSError as error:
             if _answers(path):
                 return _read_once(path)  # the folder may have come back since
+            pause = next(pauses, None)
             if pause is None:
                 raise OSError(
                     f"{os.path.dirname(path)} has not answered for {sum(PAUSES):g} s ({error.strerror or error}): "
@@ -123,12 +125,12 @@ def _answers(path: str | Path) -> bool:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file to (h, w, 3) uint8 BGR. Raises UnreadableImage, also if it cannot be opened."""
+    """Read an image file as (h, w, 3) uint8 BGR. Raises UnreadableImage, also where it cannot be opened."""
     return decode_image(_read_once(path))
 
 
 def read_listed(path: str | Path) -> np.ndarray:
-    """As `read_image`; the error names the file, and what to do about it."""
+    """Like `read_image`; the error also names the file and the remedy."""
     try:
         return read_image(path)
     except UnreadableImage as error:
@@ -136,7 +138,10 @@ def read_listed(path: str | Path) -> np.ndarray:
 
 
 def in_threads(work: Callable[[str], Result], paths: list[str]) -> Iterator[Result | UnreadableImage]:
-    """Apply `work` to every path, in order, with a progress bar; disks and OpenCV release the interpreter."""
+    """Apply `work` to every path in threads, with a progress bar; disks and OpenCV release the interpreter.
+
+    Yields the results in the order of the paths, an UnreadableImage that `work` raised among them.
+    """
 
     def attempt(path: str) -> Result | UnreadableImage:
         try:
@@ -149,7 +154,7 @@ def in_threads(work: Callable[[str], Result], paths: list[str]) -> Iterator[Resu
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
-    """Write (h, w, 3) uint8 BGR as PNG, making the folder. Raises OSError where the file cannot be written."""
+    """Write (h, w, 3) uint8 BGR as a PNG file and make its folder. Raises OSError where it cannot be written."""
     _, data = cv2.imencode(".png", image)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # not cv2.imwrite, which returns False for a full disk and fails on non-ASCII names on Windows

@@ -15,7 +15,7 @@ SINC_KERNEL_SIZE = 21
 
 
 class Kernels(NamedTuple):
-    """The three kernels of a sample (k, k) or of a batch (b, k, k): float32, odd k, each summing to 1."""
+    """The three kernels of a sample, (k, k), or of a batch, (b, k, k): float32, k odd, each with the sum 1."""
 
     kernel1: Tensor
     kernel2: Tensor
@@ -23,11 +23,13 @@ class Kernels(NamedTuple):
 
 
 def draw_kernels(options: SecondOrderOptions) -> Kernels:
-    """Draw the kernels of one sample from the global `random` and `numpy.random` states, in the order in which
-    BasicSR's RealESRGANDataset draws them; wrap the call in `seeded_globals(seed)` to make it a function of a seed.
+    """Draw the kernels of one sample from Python's and NumPy's global generators, in the order of RealESRGANDataset.
 
-    Returns kernel1 (k, k) with k = blur_kernel_size, kernel2 with k = blur_kernel_size2, and sinc_kernel (21, 21),
-    which is a unit pulse where no final sinc filter was drawn.
+    Within `seeded_globals(seed)` the result is a function of the seed.
+
+    Returns:
+        kernel1 (k, k) with k = blur_kernel_size, kernel2 with k = blur_kernel_size2, and sinc_kernel (21, 21), which is
+        a unit pulse where no final sinc filter was drawn.
     """
     kernel1 = _draw_blur(
         options.blur_kernel_size,

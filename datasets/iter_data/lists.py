@@ -10,10 +10,20 @@ from iter_data.images import UnreadableImage, in_threads, list_images, read_imag
 
 
 def make_meta_info(folders: list[str], output: str, *, root: str | None = None, min_size: int = 1) -> list[str]:
-    """List the readable images of `folders` with their sizes, relative to `root`; returns what was skipped and why.
+    """Write a list of the readable images of some folders, with their sizes, for the option meta_info.
 
-    root: default is the folder itself, or the deepest folder that holds all of them. min_size: images with a shorter
-    side are left out (and not reported as skipped).
+    Args:
+        folders: searched through their subfolders.
+        output: text file to write.
+        root: folder that the names are relative to; None: the folder itself, or the deepest that holds all of them.
+        min_size: images with a shorter side, in pixels, are left out, and not reported as skipped.
+
+    Returns:
+        What was skipped and why, one line per image.
+
+    Raises:
+        ValueError: a folder is not under `root`, or no image is left.
+        FileNotFoundError: a folder is missing or holds no image.
     """
     root, paths = _images_below(folders, root)
     skipped, lines = [], []
@@ -37,9 +47,12 @@ def make_filtered(
     report_file: str | None = None,
     thresholds: Thresholds,
 ) -> list[str]:
-    """List the images that are good enough to be GT, as `make_meta_info` does; returns what was skipped and why.
+    """Like `make_meta_info`, but list only the images that are good enough to be GT.
 
-    report_file: CSV file for the measures of all images, and why some are not in the list.
+    Args:
+        folders, output, root: see `make_meta_info`, which also says the result and the errors.
+        report_file: CSV file for the measures of all images, and the reasons why some are not in the list.
+        thresholds: what an image must satisfy.
     """
     root, paths = _images_below(folders, root)
     skipped, lines = [], []
@@ -64,7 +77,7 @@ def make_filtered(
 
 
 def _images_below(folders: list[str], root: str | None) -> tuple[str, list[str]]:
-    """The folder that a list names images from, and all images."""
+    """The folder that the names of a list are relative to, and the paths of all images."""
     root = root or (folders[0] if len(folders) == 1 else os.path.commonpath(folders))
     for folder in folders:
         if os.path.relpath(folder, root).startswith(".."):

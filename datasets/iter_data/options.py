@@ -1,10 +1,10 @@
-"""Options of the data set, checked once."""
+"""Options of the data sets."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from basicsr_compat.schema import Count, Natural, Positive, Rule, format_value, section_problems
+from basicsr_compat.schema import Count, Natural, OptionsOf, Positive, Rule, format_value, section_problems
 from iter_data.degradation import MIN_GT_SIZE, degradation_problems
 from iter_data.second_order_options import SecondOrderOptions
 
@@ -23,7 +23,7 @@ class IOBackend:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderOptions:
-    """What BasicSR's loaders read from the section of a data set."""
+    """The options in the section of a data set that BasicSR's loaders read."""
 
     use_shuffle: bool | None = None
     num_worker_per_gpu: Natural | None = None
@@ -37,25 +37,27 @@ class LoaderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions(LoaderOptions):
-    """The section of a `SecondOrderDegradationDataset`; names and meaning of BasicSR where it has the option.
+    """The section of a `SecondOrderDegradationDataset`. Options that BasicSR has too keep its names and meaning.
 
     dataroot_gt: an image folder, searched through its subfolders in sorted order; or a list of folders; with
         io_backend type lmdb, one `.lmdb` folder.
-    meta_info: optional text file naming the images to use, relative to dataroot_gt, one per line as BasicSR writes
-        them (`name.png` or `name.png (h,w,c) 1`); a list of files for a list of folders.
+    meta_info: text file that names the images to use, relative to dataroot_gt, one per line as BasicSR writes them
+        (`name.png` or `name.png (h,w,c) 1`); a list of files for a list of folders.
     io_backend: {type: disk} (default) or {type: lmdb}.
-    gt_size: side of the GT crops, a multiple of the scale, >= 32 (> 25 is what sharpening needs); in training only.
-    crop_pad_size: crop this much, degrade, then crop to gt_size, as Real-ESRGAN does with 400; default gt_size.
+    gt_size: side of the GT crops in pixels, a multiple of the scale, >= 32 (sharpening needs > 25); in training only.
+    crop_pad_size: side of a larger crop, which is degraded and then cropped to gt_size, as Real-ESRGAN does with 400;
+        default gt_size.
     use_hflip, use_rot: random flips and quarter turns.
     gt_resize_range: [low, high] in (0, 1]: the GT is shrunk by a random factor before it is cropped, which gives
         a small training set more scales; off by default.
     pad_small_gt: reflect-pad images smaller than the crop, as BasicSR does; by default they are an error.
-    gt_usm: sharpen the GT crops (Real-ESRGAN's unsharp masking), which are then degraded and trained towards; in
-        training only. The same in stage I and in stages II and III; off, as in the authors' released options.
+    gt_usm: sharpen the GT crops by Real-ESRGAN's unsharp masking before they are degraded, in training only. The
+        networks then learn to restore sharpened images. Must be the same in stage I and in stages II and III; off, as
+        in the authors' released options.
     degradation: `type` names a class of `DEGRADATION_REGISTRY`, the other keys are its options; by default
         `SecondOrderDegradation` with Real-ESRGAN's values.
-    degrade_in_worker: give ready pairs for any BasicSR model instead of GT and what the degradation draws.
-    seed: val and test only.
+    degrade_in_worker: whether items are LQ and GT for any BasicSR model, instead of GT and what the degradation draws.
+    seed: of the degradations in validation and tests.
     """
 
     scale: Count
@@ -64,7 +66,7 @@ class DatasetOptions(LoaderOptions):
     name: str | None = None
     dataroot_gt: str | list[str]
     meta_info: str | list[str] | None = None
-    io_backend: IOBackend | None = None
+    io_backend: Annotated[Mapping[str, Any] | None, OptionsOf(IOBackend)] = None
     gt_size: Crop | None = None
     crop_pad_size: Crop | None = None
     use_hflip: bool = True
@@ -78,7 +80,7 @@ class DatasetOptions(LoaderOptions):
 
 
 def dataset_problems(section: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Say what is wrong with a section of `DatasetOptions`, one line per problem."""
+    """Say what is wrong with a section of `DatasetOptions`, one line per problem. where: its name in the options."""
     of_degradation = {field.name for field in fields(SecondOrderOptions)}
     for key in of_degradation.intersection(section):
         yield f"{where}.{key} belongs into the sub-section {where}.degradation: move it there"

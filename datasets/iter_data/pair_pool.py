@@ -8,15 +8,17 @@ from iter_data.degradation import Pair
 
 
 class PairPool:
-    """Holds `size` earlier pairs as 8-bit images; each batch is exchanged for one drawn from the pool at random.
+    """Holds `size` earlier pairs as 8-bit images, and swaps each batch for pairs drawn from them at random.
 
-    The first batches only fill the pool and are returned as they are. BasicSR's queue shuffles itself whole at every
-    step; drawing the slots instead gives the same distribution without moving the pool. What comes out is rounded to
-    multiples of 1/255, which an LQ and a photo are. `size` need not be a multiple of the batch. Raises ValueError if
-    size < 1, or for a batch larger than the pool or of another shape than before.
+    The first batches only fill the pool and are returned unchanged. BasicSR's queue shuffles all of its pairs at every
+    step; drawing places in the pool instead gives the same distribution and moves nothing. The pairs that come out have
+    multiples of 1/255 as values, as LQ images and photos do. `size` need not be a multiple of the batch size.
+
+    Raises:
+        ValueError: size < 1.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"queue_size={size!r} must be an integer >= 1")
         self.size = size
@@ -24,7 +26,11 @@ class PairPool:
         self.filled = 0
 
     def exchange(self, pair: Pair, generator: torch.Generator) -> Pair:
-        """Put a batch in, take a batch of the same size out. generator: a CPU generator."""
+        """Put a batch in, and take a batch of the same size out. generator: a CPU generator.
+
+        Raises:
+            ValueError: the batch is larger than the pool, or its images differ in shape from those before.
+        """
         count = len(pair.lq)
         if count > self.size:
             raise ValueError(f"queue_size={self.size} must be at least the batch size {count}")
@@ -48,13 +54,17 @@ class PairPool:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """The filled part of the pool, for a checkpoint."""
+        """The size of the pool and its filled part, uint8, for a checkpoint."""
         if self.pairs is None:
             return {"size": self.size, "images": None}
         return {"size": self.size, "images": {key: pool[: self.filled] for key, pool in self.pairs._asdict().items()}}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str | None = None) -> None:
-        """Restore `state_dict()`; `device`: where the pool lives, by default where the saved images are."""
+        """Restore `state_dict()`. device: of the pool; None: that of the saved images.
+
+        Raises:
+            ValueError: the state is that of a pool of another size.
+        """
         if state["size"] != self.size:
             raise ValueError(f"queue_size={self.size} must be {state['size']}, as in the checkpoint")
         self.pairs, self.filled = None, 0

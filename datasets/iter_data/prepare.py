@@ -34,8 +34,12 @@ def make_lmdb(folder: str, output: str) -> list[str]:
     """Copy the image files under `folder` into an LMDB in BasicSR's layout; returns what was skipped and why.
 
     Keys are paths relative to `folder` without extension; `meta_info.txt` holds a line `key.ext (h,w,3) 1` for each.
-    Dots, spaces and non-ASCII characters of a key are percent-encoded, because BasicSR cuts keys at the first dot and
-    encodes them as ASCII. Values are the files as they are: nothing is decoded and encoded again.
+    Dots, spaces, and non-ASCII characters of a key are percent-encoded, because BasicSR cuts keys at the first dot and
+    encodes them as ASCII. Values are the bytes of the files, which are not encoded again.
+
+    Raises:
+        PrepareError: `output` does not end in .lmdb or exists, a name is too long, or no image can be read.
+        FileNotFoundError: `folder` is missing or holds no image.
     """
     output = output.rstrip("/")
     if not output.endswith(".lmdb"):
@@ -78,8 +82,12 @@ def make_lmdb(folder: str, output: str) -> list[str]:
 def make_subimages(folder: str, output: str, *, size: int = 480, step: int = 240) -> list[str]:
     """Cut large images into overlapping squares, which load faster; returns what was skipped and why.
 
-    Squares of `size` start every `step` pixels, the last ones at the border, and are written as PNG with the numbers
-    `_s001` ... in reading order. A side shorter than `size` is kept whole.
+    Squares of `size` pixels start every `step` pixels, and the last ones end at the border. They are written as PNG
+    files, numbered `_s001` and so on in reading order. A side shorter than `size` is kept whole.
+
+    Raises:
+        PrepareError: `step` is not from 1 to `size`, or `output` exists.
+        FileNotFoundError: `folder` is missing or holds no image.
     """
     if not 1 <= step <= size:
         raise PrepareError(f"step={step} must be at least 1 and at most size={size}: pixels between would be lost")
@@ -105,10 +113,21 @@ def make_subimages(folder: str, output: str, *, size: int = 480, step: int = 240
 def make_pairs(
     folder: str, output: str, *, scale: int = 4, seed: int = 0, degradation: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Write `output`/gt and `output`/lq: the photos cut to multiples of `scale`, and degraded; returns the skipped.
+    """Write photos, cut to multiples of `scale`, to `output`/gt, and degraded to `output`/lq.
 
-    These are the pairs that `SecondOrderDegradationDataset` gives in validation: the LQ of a photo depends on the
-    seed, the file name and the photo alone, and the GT is never sharpened. degradation: options by BasicSR's names.
+    The pairs are those of `SecondOrderDegradationDataset` in validation: the LQ of a photo depends only on the seed,
+    the file name, and the photo, and the GT is never sharpened.
+
+    Args:
+        degradation: the section of the options; None: Real-ESRGAN's values.
+
+    Returns:
+        What was skipped and why, one line per photo.
+
+    Raises:
+        ValueError: a bad option.
+        PrepareError: one of the two folders exists.
+        FileNotFoundError: `folder` is missing or holds no image.
     """
     # refuses a bad option before anything is written
     opt = {"phase": "val", "dataroot_gt": folder, "scale": scale, "seed": seed, "degradation": degradation}
@@ -134,7 +153,13 @@ def make_preview(
 ) -> list[str]:
     """Write a contact sheet of what a training run with these options sees, as PNG; returns an empty list.
 
-    opt: whole options, whose datasets.train must be a `SecondOrderDegradationDataset`.
+    Args:
+        opt: the options of the run, whose datasets.train must be a `SecondOrderDegradationDataset`.
+        photos, versions, seed: see `contact_sheet`.
+
+    Raises:
+        PrepareError: `output` does not end in .png, a number is below 1, or the data set is of another type.
+        ValueError, FileNotFoundError: see `SecondOrderDegradationDataset`.
     """
     if not output.lower().endswith(".png"):
         raise PrepareError(f"output {output!r} must end in .png")
@@ -291,7 +316,7 @@ def _run_degrade(arguments: argparse.Namespace) -> list[str]:
 
 
 def _by_stem(folder: str) -> dict[str, str]:
-    """Images under `folder`, in sorted order, by their relative path without extension, which names the results."""
+    """The images under `folder`, sorted, by their relative path without extension, which names the results."""
     paths: dict[str, str] = {}
     for path in list_images(folder):
         stem = os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/")

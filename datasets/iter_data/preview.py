@@ -18,13 +18,13 @@ _GAP, _HEADER = 8, 32  # pixels
 def contact_sheet(
     dataset: SecondOrderDegradationDataset, *, photos: int = 4, versions: int = 4, seed: int = 0
 ) -> tuple[np.ndarray, list[str]]:
-    """Draw a row for each of a few photos: its GT crop, and LQ images of it, enlarged to the GT's size pixel by pixel.
+    """Draw a row for each of a few photos: a GT crop, and LQ versions of it, whose pixels are enlarged to its size.
 
     Args:
         dataset: in phase train, without degrade_in_worker.
-        photos: rows, at most as many as the data set has photos.
-        versions: LQ images of a row.
-        seed: of the photos, the crops and the degradations.
+        photos: number of rows, at most that of the data set's photos.
+        versions: LQ images per row.
+        seed: of the choice of photos, the crops, and the degradations.
 
     Returns:
         The sheet, (h, w, 3) uint8 BGR, and the paths of its photos.
@@ -56,6 +56,6 @@ def _enlarged(image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _beside(images: list[np.ndarray]) -> np.ndarray:
-    """A row of the sheet, with white to the right of and below each image, and at the left."""
+    """A row of the sheet, with a white border to the right of and below each image, and one at the left."""
     padded = [np.pad(image, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for image in images]
     return np.pad(np.concatenate(padded, 1), ((0, 0), (_GAP, 0), (0, 0)), constant_values=255)

@@ -1,9 +1,9 @@
-"""Pairs that cameras took: RealSR (Cai et al., ICCV 2019), DRealSR (Wei et al., ECCV 2020), and sets like them."""
+"""Pairs of photos from cameras: RealSR (Cai et al., ICCV 2019), DRealSR (Wei et al., ECCV 2020), and similar sets."""
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from basicsr.data.transforms import augment, paired_random_crop
@@ -11,7 +11,7 @@ from basicsr.utils.matlab_functions import imresize
 from torch.utils.data import Dataset
 
 from basicsr_compat import register
-from basicsr_compat.schema import Count, format_value, section_problems
+from basicsr_compat.schema import Count, OptionsOf, format_value, section_problems
 from iter_data.images import UnreadableImage, list_images, read_listed, to_tensor
 from iter_data.options import Crop, LoaderOptions
 
@@ -20,7 +20,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class DiskBackend:
-    """Where the pairs are read from: files."""
+    """Where pairs are read from: files alone."""
 
     type: Literal["disk"]
 
@@ -46,7 +46,7 @@ class RealPairOptions(LoaderOptions):
     dataroot_lq: str | None = None
     gt_suffix: str = "_HR"
     lq_suffix: str | None = None
-    io_backend: DiskBackend | None = None
+    io_backend: Annotated[Mapping[str, Any] | None, OptionsOf(DiskBackend)] = None
     gt_size: Crop | None = None
     use_hflip: bool = True
     use_rot: bool = False
@@ -54,19 +54,24 @@ class RealPairOptions(LoaderOptions):
 
 @register("dataset")
 class RealPairDataset(Dataset):
-    """Pairs of GT and LQ told apart by their suffixes, in one folder or in two.
+    """Pairs of GT and LQ images, in one folder or in two, which the suffixes of their names tell apart.
 
-    RealSR's versions 1 and 2 have LQ images of the GT's size: these are shrunk by the scale with MATLAB's bicubic
-    kernel, which is the input that a network of this scale expects. Those of version 3 are small and used unchanged.
+    In RealSR's versions 1 and 2 the LQ images have the GT's size. MATLAB's bicubic kernel shrinks them by the scale, as
+    a network of this scale expects. In version 3 they are small, and used unchanged.
 
     Items: 'lq' (3, h, w), 'gt' (3, h * scale, w * scale) float32 RGB in [0, 1], 'lq_path', 'gt_path'. In training they
-    are crops, drawn from Python's global generator, as BasicSR's PairedImageDataset does.
+    are crops at random places, drawn from Python's global generator as in BasicSR's PairedImageDataset.
 
-    Raises ValueError for a bad option or files without a partner, FileNotFoundError for a missing or empty folder; an
-    item raises UnreadableImage.
+    Args:
+        opt: the section of the data set; see `RealPairOptions`.
+
+    Raises:
+        ValueError: a bad option, or files without a partner.
+        FileNotFoundError: a folder is missing or empty.
+        UnreadableImage: an item cannot be read, or its images do not fit each other.
     """
 
-    def __init__(self, opt: Mapping[str, Any]):
+    def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__()
         self.opt = opt  # BasicSR reads the name of a validation set from here
         section = f"datasets.{opt.get('phase', 'train')}"
@@ -78,7 +83,7 @@ class RealPairDataset(Dataset):
 
     @staticmethod
     def option_problems(opt: Mapping[str, Any], section: str) -> Iterator[str]:
-        """Say what is wrong with the section of a data set, one line per problem; looks at no file."""
+        """Say what is wrong with the section of a data set, one line per problem, without looking at files."""
         problems = list(section_problems(opt, RealPairOptions, section))
         yield from problems
         if problems:

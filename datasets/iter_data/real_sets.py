@@ -27,14 +27,17 @@ class RealPhotos(Dataset):
         return {"lq": to_tensor(read_listed(path)), "lq_path": path}
 
 
-class RealSet(NamedTuple):
-    """Where the parts of a set lie.
+Photos = RealPhotos | RealPairDataset
 
-    names: what its folder may be called.
-    inside: folders within it that hold the photos, by pattern ('{scale}' is the scale); the first pattern that any
-        folder fits counts, and the set's folder itself where none does.
-    options: of `RealPairDataset`, None where the set has no GT.
-    lq_folder: what the GT folder's name becomes for the LQ.
+
+class RealSet(NamedTuple):
+    """Where the parts of a set lie; '{scale}' stands for the scale.
+
+    names: possible names of its folder.
+    inside: patterns of the folders within it that hold the photos. The first pattern that any folder matches counts;
+        where none does, the photos lie in the set's folder itself.
+    options: of `RealPairDataset`; None where the set has no GT.
+    lq_folder: turns the name of the GT's folder into that of the LQ's; None where both lie in one folder.
     """
 
     names: tuple[str, ...]
@@ -63,17 +66,17 @@ GT, LQ = "gt", "lq"
 
 
 def find_set(name: str, data: str | Path, scale: int = 4) -> Path | None:
-    """The folder of a set below ``data``; None where it is not there."""
+    """The folder of a set below ``data``, or None where there is none. name: one of `SETS`."""
     folders = (Path(data) / one.format(scale=scale) for one in SETS[name].names)
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def open_set(name: str, folder: str | Path, scale: int = 4) -> Iterator[tuple[str, Dataset, int]]:
-    """The photos of a set.
+def open_set(name: str, folder: str | Path, scale: int = 4) -> Iterator[tuple[str, Photos, int]]:
+    """List the photos of a set.
 
     Args:
         name: one of `SETS`.
-        folder: as its authors ship it, or as `prepare` makes it.
+        folder: as its authors ship it, or as `make_real_set` writes it.
         scale: GT size over LQ size.
 
     Yields:
@@ -81,7 +84,8 @@ def open_set(name: str, folder: str | Path, scale: int = 4) -> Iterator[tuple[st
         the paths of both.
 
     Raises:
-        ValueError, FileNotFoundError: no photos, or pairs without a partner.
+        ValueError: files without a partner.
+        FileNotFoundError: no photos.
     """
     folder = Path(folder)
     for dataset in _parts(SETS[name], folder, scale):
@@ -90,7 +94,7 @@ def open_set(name: str, folder: str | Path, scale: int = 4) -> Iterator[tuple[st
             yield "/".join(part for part in stem.parts if part != LQ), dataset, index
 
 
-def _parts(layout: RealSet, folder: Path, scale: int) -> Iterator[Dataset]:
+def _parts(layout: RealSet, folder: Path, scale: int) -> Iterator[Photos]:
     if (folder / LQ).is_dir():
         if (folder / GT).is_dir():
             yield _pairs(folder / GT, folder / LQ, scale, gt_suffix="", lq_suffix="")
@@ -120,9 +124,18 @@ def _pairs(gt: Path, lq: Path, scale: int, **options: str) -> RealPairDataset:
 
 
 def make_real_set(name: str, folder: str, output: str, *, scale: int = 4) -> list[str]:
-    """Write a set as PNG into `output`/lq and, where it has GT, `output`/gt, under equal names; returns the skipped.
+    """Write a set as PNG files into `output`/lq and, where it has GT, `output`/gt, under equal names.
 
-    LQ images of the GT's size are shrunk by the scale, as `RealPairDataset` does.
+    Args:
+        name, folder, scale: see `open_set`. LQ images of the GT's size are shrunk by the scale.
+        output: folder to write to.
+
+    Returns:
+        What was skipped and why, one line per photo.
+
+    Raises:
+        ValueError: the folders exist already, or files have no partner.
+        FileNotFoundError: no photos.
     """
     for part in (GT, LQ):
         if os.path.exists(os.path.join(output, part)):

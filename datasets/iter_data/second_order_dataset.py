@@ -1,4 +1,4 @@
-"""GT crops with what a degradation draws for them (Real-ESRGAN's kernels, arXiv:2107.10833), or ready pairs."""
+"""The data set of synthetic degradations (Real-ESRGAN, arXiv:2107.10833): GT crops and their kernels, or pairs."""
 
 import os
 import random
@@ -30,27 +30,37 @@ _MAX_REPLACEMENTS = 100
 
 @register("dataset")
 class SecondOrderDegradationDataset(Dataset):
-    """Data set of single GT images for training on synthetic degradations; BasicSR's option names.
+    """GT images with synthetic degradations, under BasicSR's option names.
 
-    Options (section of the data set in the yml): see `DatasetOptions`.
+    Items in training, for `batch_to_pair`: 'gt' (3, crop, crop) float32 RGB in [0, 1], what the degradation draws for a
+    sample ('kernel1', 'kernel2', 'sinc_kernel' (k, k) float32), and 'gt_path'.
 
-    Items in training are dicts: 'gt' (3, crop, crop) float32 RGB in [0, 1], what the degradation draws for a sample
-    ('kernel1', 'kernel2', 'sinc_kernel' (k, k) float32) and 'gt_path', to be given to `batch_to_pair`; with
-    degrade_in_worker 'lq' (3, gt_size/s, gt_size/s), 'gt' (3, gt_size, gt_size), 'lq_path', 'gt_path'. In phase val and
-    test the items are always such pairs, of the whole image cut to multiples of the scale, its GT not sharpened, and
-    the same pair every time: it depends on `seed`, the file's path below dataroot_gt (`names_below`) and the photo
-    alone, and is the one that `python -m iter_data.prepare degrade` writes. An LQ that was made once is kept.
+    Items with degrade_in_worker: 'lq' (3, gt_size/s, gt_size/s) and 'gt' (3, gt_size, gt_size), both float32 RGB in
+    [0, 1], 'lq_path', and 'gt_path'.
 
-    An item is a function of its index and one integer (`sample`). In training that integer is drawn from torch's
-    global generator, which the `basicsr` command seeds for each item by manual_seed, epoch and place in the epoch: the
-    same data with any number of workers, and after a resume. Another loop's is seeded by PyTorch, a worker and epoch.
+    Items in phase val and test have the same keys as with degrade_in_worker. The image is whole, cut to multiples of
+    the scale, and never sharpened. A photo gives the same pair every time, the one that `python -m iter_data.prepare
+    degrade` writes: it depends only on the photo, its path below dataroot_gt (`names_below`), and `seed`. The LQ is
+    made once and kept.
+
+    An item is a function of its index and one integer (see `sample`). In training that integer is drawn from torch's
+    global generator. The `basicsr` command seeds it for each item by manual_seed, epoch, and place in the epoch, so the
+    data do not depend on the number of workers or on a resume. In other training loops PyTorch seeds it per worker and
+    epoch.
 
     In training a file that cannot be read is named once in the log, counted in `unreadable`, and replaced by another
-    one; in validation and tests its item raises UnreadableImage. A folder that does not answer is waited for (see
-    `read_bytes`). Raises ValueError for a bad option, FileNotFoundError for a missing or empty folder.
+    one. Where a whole folder does not answer, the data set waits for it (see `read_bytes`).
+
+    Args:
+        opt: the section of the data set; see `DatasetOptions`.
+
+    Raises:
+        ValueError: a bad option.
+        FileNotFoundError: a folder is missing or empty.
+        UnreadableImage: a list names an image smaller than the crop, or an item of validation or a test cannot be read.
     """
 
-    def __init__(self, opt: Mapping[str, Any]):
+    def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__()
         self.opt = opt  # BasicSR reads the name of a validation set from here
         self.phase = opt.get("phase", "train")
@@ -70,7 +80,7 @@ class SecondOrderDegradationDataset(Dataset):
         self.seed = declared.seed
         self.resize_range = declared.gt_resize_range
         self.gt_size = declared.gt_size
-        self.crop_size = declared.crop_pad_size or declared.gt_size
+        self.crop_size = declared.crop_pad_size or declared.gt_size or 0  # 0: validation and tests crop nothing
         self._find_images(declared, section)
         self._lqs: dict[int, Tensor] = {}  # of validation, uint8
         # shared with the workers, so that a bad file is named once and not once per worker and epoch
@@ -93,7 +103,7 @@ class SecondOrderDegradationDataset(Dataset):
 
     @staticmethod
     def option_problems(opt: Mapping[str, Any], section: str) -> Iterator[str]:
-        """Say what is wrong with the section of a data set, one line per problem; looks at no file."""
+        """Say what is wrong with the section of a data set, one line per problem, without looking at files."""
         return dataset_problems({"phase": "train"} | dict(opt), section)
 
     def __len__(self) -> int:
@@ -101,7 +111,7 @@ class SecondOrderDegradationDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.phase == "train":
-            return self.sample(index, torch.randint(2**32, ()).item())
+            return self.sample(index, int(torch.randint(2**32, ())))
         if index not in self._lqs:
             item = self.sample(index, seed_of(self.names[index], self.seed))
             self._lqs[index] = (item["lq"] * 255).round().to(torch.uint8)
@@ -112,16 +122,19 @@ class SecondOrderDegradationDataset(Dataset):
 
     @cached_property
     def names(self) -> list[str]:
-        """Of each file a name of its own: see `names_below`."""
+        """A unique name for each file; see `names_below`."""
         return names_below([name_of_key(path) if self.lmdb else path for path in self.paths], self.roots)
 
     @property
     def unreadable(self) -> list[str]:
-        """Paths found unreadable so far, by any worker of this data set."""
+        """The paths that any worker of this data set could not read so far."""
         return [self.paths[index] for index in self._is_unreadable.nonzero().flatten().tolist()]
 
     def sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Item `index` with all its random choices drawn from `seed`, 0 <= seed < 2^32; no global state changes."""
+        """Item `index`, with all its random choices drawn from `seed`, 0 <= seed < 2^32; no global state changes.
+
+        Raises UnreadableImage outside training, and in training where no image can be read.
+        """
         # in the order in which BasicSR's RealESRGANDataset draws: flips, crop, kernels
         with seeded_globals(seed):
             image, path = self._read(index)
@@ -246,11 +259,14 @@ def batch_to_pair(
     generator: torch.Generator,
     crop_size: int | None = None,
 ) -> Pair:
-    """Turn a batch of `SecondOrderDegradationDataset` into a pair on `device`: the GT and its LQ.
+    """Turn a batch of `SecondOrderDegradationDataset` into pairs on a device.
 
-    batch: 'gt' (b, 3, H, W), and what the degradation drew. generator: a CPU generator. crop_size: the pair is cut to
-    this GT size at a random place, for data sets with crop_pad_size. A batch that has 'lq' already (degrade_in_worker,
-    or any paired data set) is moved to the device and left as it is.
+    A batch that has 'lq' already, from degrade_in_worker or any paired data set, is only moved to the device.
+
+    Args:
+        batch: 'gt' (b, 3, H, W) float32 RGB in [0, 1], and what the degradation drew for it.
+        device: where the pairs are made.
+        scale, degradation, generator, crop_size: see `make_pair`; crop_size is for data sets with crop_pad_size.
     """
     moved = {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}
     gt = moved.pop("gt")
@@ -270,5 +286,5 @@ def _client(root: str) -> FileClient:
 
 
 def seed_of(name: str, seed: int) -> int:
-    """A 32-bit seed for one name, from `seed` and the name: the same on every machine."""
+    """A 32-bit seed made of `seed` and a name; it is the same on every machine."""
     return zlib.crc32(f"{seed}/{name}".encode())

@@ -1,8 +1,8 @@
 """Second-order degradation on tensors (Real-ESRGAN, arXiv:2107.10833, Fig. 2): GT -> LQ, a pure function.
 
 The order of operations and the distribution of every parameter are those of BasicSR's RealESRGANModel.feed_data. What
-is drawn once a batch there (resize factor and mode, kind of noise, second blur, order of JPEG and sinc) is drawn once
-a batch here; sigma, noise scale, gray noise and JPEG quality are drawn for each image. Workers call it with b = 1.
+is drawn once per batch there (resize factor and mode, kind of noise, second blur, order of JPEG and sinc) is drawn once
+per batch here; sigma, noise scale, gray noise, and JPEG quality are drawn for each image. Workers call it with b = 1.
 """
 
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ _RESIZE_MODES = ("area", "bilinear", "bicubic")
 
 @DEGRADATION_REGISTRY.register()
 class SecondOrderDegradation(SecondOrderOptions, Degradation):
-    """The default `degradation`; its options are those of `SecondOrderOptions`."""
+    """The degradation where a section `degradation` has no `type`; its options are those of `SecondOrderOptions`."""
 
     def draw(self) -> dict[str, Tensor]:
-        """The three kernels of a sample, (k, k) each; see `draw_kernels`."""
+        """The three kernels of a sample, (k, k) float32 each; see `draw_kernels`."""
         return draw_kernels(self)._asdict()
 
     def degrade(self, gt: Tensor, drawn: Mapping[str, Tensor], *, scale: int, generator: torch.Generator) -> Tensor:
-        """gt (b, 3, H, W) -> LQ (b, 3, H/scale, W/scale); see `degrade`."""
+        """gt (b, 3, H, W) -> LQ (b, 3, H/scale, W/scale); see the function `degrade`, which also says the errors."""
         kernels = Kernels(*(drawn[name] for name in Kernels._fields))
         return degrade(gt, kernels, scale=scale, options=self, generator=generator)
 
@@ -43,7 +43,7 @@ class SecondOrderDegradation(SecondOrderOptions, Degradation):
 def degrade(
     gt: Tensor, kernels: Kernels, *, scale: int, options: SecondOrderOptions, generator: torch.Generator
 ) -> Tensor:
-    """Blur, resize, noise and JPEG twice, with the final sinc filter.
+    """Make the LQ: blur, resize, add noise, and compress as JPEG, twice, with the final sinc filter.
 
     Args:
         gt: (b, 3, H, W) float32 RGB in [0, 1], H and W multiples of `scale` and >= 32, on any device.
@@ -97,12 +97,12 @@ def _first_round(gt: Tensor, kernel: Tensor, options: SecondOrderOptions, draw: 
 
 
 def _second_round(
-    image: Tensor, kernel: Tensor, size: tuple[float, float], options: SecondOrderOptions, draw: "_Draw"
+    image: Tensor, kernel: Tensor, lq_size: tuple[float, float], options: SecondOrderOptions, draw: "_Draw"
 ) -> Tensor:
-    """Without its JPEG, which `_last_steps` has; size: of the LQ."""
+    """The second round without its JPEG compression, which `_last_steps` adds."""
     out = _blur(image, kernel) if draw.happens(options.second_blur_prob) else image
     factor = draw.resize_factor(options.resize_prob2, options.resize_range2)
-    size = [max(1, int(side * factor)) for side in size]
+    size = [max(1, int(side * factor)) for side in lq_size]
     out = F.interpolate(out, size=size, mode=draw.choice(_RESIZE_MODES))
     return _add_noise(
         out,
@@ -133,7 +133,7 @@ class _Draw:
         self.device = device
         self.noise = generator
         if device.type != "cpu":
-            seed = torch.randint(2**63 - 1, (), generator=generator).item()
+            seed = int(torch.randint(2**63 - 1, (), generator=generator))
             self.noise = torch.Generator(device).manual_seed(seed)
 
     def uniform(self, low: float, high: float) -> float:
@@ -143,7 +143,7 @@ class _Draw:
         return self.uniform(0, 1) < probability
 
     def choice(self, options: tuple[str, ...]) -> str:
-        return options[torch.randint(len(options), (), generator=self.host).item()]
+        return options[int(torch.randint(len(options), (), generator=self.host))]
 
     def resize_factor(self, weights: tuple[float, float, float], factors: tuple[float, float]) -> float:
         kind = torch.multinomial(torch.tensor(weights, dtype=torch.float64), 1, generator=self.host).item()
@@ -171,13 +171,13 @@ def _blur(image: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _blur_in_opencv(image: Tensor, kernel: Tensor) -> Tensor:
-    kernel = kernel.numpy()
-    middle = len(kernel) // 2
+    weights = kernel.numpy()
+    middle = len(weights) // 2
     # most kernels are drawn smaller and padded with zeros
-    reach = np.abs(np.argwhere(kernel) - middle).max(initial=0)
-    kernel = np.ascontiguousarray(kernel[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1])
+    reach = np.abs(np.argwhere(weights) - middle).max(initial=0)
+    weights = np.ascontiguousarray(weights[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1])
     pixels = image.permute(1, 2, 0).contiguous().numpy()
-    return torch.from_numpy(cv2.filter2D(pixels, -1, kernel, borderType=cv2.BORDER_REFLECT_101)).permute(2, 0, 1)
+    return torch.from_numpy(cv2.filter2D(pixels, -1, weights, borderType=cv2.BORDER_REFLECT_101)).permute(2, 0, 1)
 
 
 def _add_noise(
@@ -220,7 +220,7 @@ def _poisson_noise(image: Tensor, draw: _Draw) -> Tensor:
 
 
 def _jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """DiffJPEG of (b, 3, h, w) with one quality an image (b,), without its loop over single device values."""
+    """DiffJPEG of (b, 3, h, w) with one quality (b,) per image, without its loop over single device values."""
     jpeg = _jpeg_module(image.device)
     height, width = image.shape[-2:]
     factor = torch.where(quality < 50, 50 / quality, 2 - quality / 50)

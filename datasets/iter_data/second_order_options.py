@@ -5,7 +5,7 @@ BasicSR spreads them over the dataset section and the top level of the option fi
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from basicsr_compat.schema import Probability, Rule, format_value, section_problems
 
@@ -13,8 +13,8 @@ KernelType = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "pl
 KERNEL_TYPES = get_args(KernelType)
 
 
-def _range(low: float, high: float, *, strict: bool = False, around_1: bool = False) -> Any:
-    """Annotation of a [low, high] within bounds."""
+def _within(low: float, high: float, *, strict: bool = False, around_1: bool = False) -> Rule:
+    """A rule for [low, high]: both lie within these bounds; strict: they differ; around_1: 1 lies between them."""
 
     def holds(value: tuple[float, float]) -> bool:
         return (
@@ -24,9 +24,7 @@ def _range(low: float, high: float, *, strict: bool = False, around_1: bool = Fa
         )
 
     text = f"with {low:g} <= low {'<' if strict else '<='} high <= {high:g}"
-    return Annotated[
-        tuple[float, float], Rule(text + (" that contains 1: low <= 1 <= high" if around_1 else ""), holds)
-    ]
+    return Rule(text + (" that contains 1: low <= 1 <= high" if around_1 else ""), holds)
 
 
 def _holds_as_weights(value: tuple[float, ...]) -> bool:
@@ -42,12 +40,13 @@ ResizeWeights = Annotated[
     tuple[float, float, float], Rule("the weights of up, down and keep, >= 0 and not all 0", _holds_as_weights)
 ]
 # BasicSR asserts low < high for sigma, and draws beta and resize factors on either side of 1.
-Sigma = _range(1e-3, 100, strict=True)
-Beta = _range(1e-3, 100, around_1=True)
-ResizeRange = _range(0.05, 16, around_1=True)
-NoiseRange = _range(0, 255)
-PoissonRange = _range(0, 100)
-JpegRange = _range(1, 99)  # DiffJPEG divides by its quantization tables, which are 0 at quality 100
+Sigma = Annotated[tuple[float, float], _within(1e-3, 100, strict=True)]
+Beta = Annotated[tuple[float, float], _within(1e-3, 100, around_1=True)]
+ResizeRange = Annotated[tuple[float, float], _within(0.05, 16, around_1=True)]
+NoiseRange = Annotated[tuple[float, float], _within(0, 255)]
+PoissonRange = Annotated[tuple[float, float], _within(0, 100)]
+# DiffJPEG divides by its quantization tables, which are 0 at quality 100
+JpegRange = Annotated[tuple[float, float], _within(1, 99)]
 
 _REAL_ESRGAN_KERNEL_PROB = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 
@@ -66,7 +65,8 @@ class SecondOrderOptions:
     poisson_scale_range: factor on the Poisson noise; gray_noise_prob: one noise for the three channels.
     jpeg_range: (low, high) JPEG quality.
 
-    Every bad value raises ValueError naming the field, the value and the rule.
+    Raises:
+        ValueError: some values are bad; one line for each, with the field, the value, and the rule.
     """
 
     blur_kernel_size: KernelSize = 21

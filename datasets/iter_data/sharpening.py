@@ -13,7 +13,14 @@ _USM_RADIUS, _USM_WEIGHT, _USM_THRESHOLD = 51, 0.5, 10  # BasicSR's USMSharp
 def sharpen(gt: Tensor) -> Tensor:
     """Unsharp masking as BasicSR's USMSharp (sigma 8, weight 0.5, threshold 10), at a fraction of its cost.
 
-    gt: (b, 3, H, W) float32 in [0, 1], H and W >= 26. Returns the same shape.
+    Args:
+        gt: (b, 3, H, W) float32 in [0, 1].
+
+    Returns:
+        The same shape, in [0, 1] but for rounding.
+
+    Raises:
+        ValueError: H or W is below 26.
     """
     if min(gt.shape[-2:]) <= _USM_RADIUS // 2:
         raise ValueError(

@@ -15,14 +15,16 @@ _META_LINE = re.compile(r"^(?P<name>.+?)(?:\s+\((?P<h>\d+),\s*(?P<w>\d+)(?:,\s*\
 
 
 class Entry(NamedTuple):
-    """path: a file, or a key of the LMDB; size: (height, width) where the list says it."""
+    """An image. path: a file, or a key of the LMDB; size: (height, width), None where no list says it."""
 
     path: str
     size: tuple[int, int] | None
 
 
 def disk_entries(roots: list[str], metas: list[str] | None, section: str) -> list[Entry]:
-    """The images below folders, or those that the lists name, one list a folder.
+    """The images below `roots`, or those that the lists `metas` name, one list per folder.
+
+    section: the name of the data set's section, for errors.
 
     Raises:
         FileNotFoundError: a folder, a list or a listed image is missing.
@@ -41,7 +43,12 @@ def disk_entries(roots: list[str], metas: list[str] | None, section: str) -> lis
 
 
 def lmdb_entries(root: str, meta: str | None, section: str) -> list[Entry]:
-    """The images of an LMDB. Raises FileNotFoundError where it is missing, ValueError where it is none."""
+    """The images of the LMDB `root`: those of its own list, or of the list `meta`; section: for errors.
+
+    Raises:
+        FileNotFoundError: the LMDB or the list is missing.
+        ValueError: the folder is no LMDB, or the list cannot be read.
+    """
     if not os.path.isdir(root):
         raise FileNotFoundError(
             f"{section}.dataroot_gt={root!r} does not exist: make it with `python -m "
@@ -60,7 +67,7 @@ def lmdb_entries(root: str, meta: str | None, section: str) -> list[Entry]:
 
 
 def name_of_key(key: str) -> str:
-    """The name of the file that `prepare lmdb` made a key of."""
+    """The name, without extension, of the file behind a key that `prepare lmdb` made."""
     return unquote(key)
 
 
@@ -71,7 +78,7 @@ def _read_meta_info(path: str, section: str) -> list[tuple[str, tuple[int, int] 
         )
     try:
         with open(path, encoding="utf-8-sig") as file:  # Windows begins files with a byte order mark
-            matches = [_META_LINE.match(line.strip()) for line in file if line.strip()]
+            matches = [match for line in file if (match := _META_LINE.match(line.strip()))]
     except UnicodeDecodeError as error:
         raise ValueError(f"{section}.meta_info={path!r} must be a text file in UTF-8: {error}") from error
     if not matches:
