@@ -118,7 +118,7 @@ class _Adain:
     """Eq. 10, with a floor: noise in a flat channel is not stretched to the deviation of the input's noise."""
 
     def __init__(self, lq: Tensor, size: tuple[int, int], levels: int) -> None:
-        self.lq = lq
+        self.lq, self.are_gray = lq, _are_gray(lq)
         self.strips: list[Tensor] = []
 
     def push(self, rows: Tensor) -> Iterator[Tensor]:
@@ -132,14 +132,14 @@ class _Adain:
         target_std, target_mean = torch.std_mean(self.lq, dim=(2, 3), correction=0, keepdim=True)
         gain = target_std / variance.sqrt().clamp_min(FLAT)
         for rows in self.strips:
-            yield _gray_where(rows.sub_(mean).mul_(gain).add_(target_mean).clamp_(0, 1), self.lq)
+            yield _gray_where(rows.sub_(mean).mul_(gain).add_(target_mean).clamp_(0, 1), self.are_gray)
 
 
 class _Wavelet:
     """image + blur(upsampled lq - image), in strips. A blur is linear, so one serves both images."""
 
     def __init__(self, lq: Tensor, size: tuple[int, int], levels: int) -> None:
-        self.lq, self.height, self.levels = lq, size[0], levels
+        self.are_gray, self.height, self.levels = _are_gray(lq), size[0], levels
         self.radius = blur_radius(levels)
         self.rows_of = _upsampler(lq, size)
         self.seen = 0
@@ -171,7 +171,7 @@ class _Wavelet:
             rows = blurred.add_(self.image[:, :, :count]).clamp_(0, 1)
             self.image = self.image[:, :, count:].clone()
             self.difference = self.difference[:, :, count:].clone()
-            yield _gray_where(rows, self.lq)
+            yield _gray_where(rows, self.are_gray)
 
 
 METHODS: dict[str, Callable[[Tensor, tuple[int, int], int], RowMatcher]] = {
@@ -238,9 +238,14 @@ def _cubic(x: Tensor, a: float = -0.75) -> Tensor:
     return torch.where(x <= 1, near, far)
 
 
-def _gray_where(rows: Tensor, lq: Tensor) -> Tensor:
-    """Equal channels for the rows of images whose input has equal channels, in place."""
-    for one, source in zip(rows, lq, strict=True):
-        if (source == source[:1]).all():
+def _are_gray(lq: Tensor) -> list[bool]:
+    """Of lq (b, 3, h, w), which images have equal channels."""
+    return [torch.equal(one[0], one[1]) and torch.equal(one[0], one[2]) for one in lq]
+
+
+def _gray_where(rows: Tensor, are_gray: list[bool]) -> Tensor:
+    """Equal channels for the rows of the images that are to be gray, in place."""
+    for one, is_gray in zip(rows, are_gray, strict=True):
+        if is_gray:
             one.copy_(one.mean(0, keepdim=True).expand_as(one))
     return rows

@@ -34,7 +34,7 @@ class Grid(NamedTuple):
 
 
 class Initial(NamedTuple):
-    """S_l: (b, h, w) int64; expected: (b, d, h, w) expected codes of E_l, d = 0 without codes."""
+    """S_l: (b, h, w) int64; expected: (b, d, h, w) expected codes of E_l, in its dtype; d = 0 without codes."""
 
     S_l: Tensor
     expected: Tensor
@@ -69,7 +69,8 @@ class TiledNetworks:
         S_l = torch.empty(b, h, w, dtype=torch.int64, device=lq.device)
         vqgan = self.net.vqgan
         quantizer = vqgan.quantizer if with_codes and has_codes(vqgan) else None
-        expected = torch.empty(b, 0 if quantizer is None else quantizer.dim, h, w, device=lq.device)
+        dim = 0 if quantizer is None else quantizer.dim
+        expected = torch.empty(b, dim, h, w, dtype=lq.dtype, device=lq.device)
         for where, logits in self._run(ENCODE, self.net.lq_encoder, lq, factor=unit):
             S_l[where] = logits.argmax(1)
             if quantizer is not None:
@@ -175,7 +176,7 @@ class TiledNetworks:
 
 
 def _decode_blended(vqgan: CodeTokenizer, fidelity: float, tokens: Tensor, expected: Tensor) -> Tensor:
-    codes = widened(vqgan.quantizer.codes(tokens)).lerp(expected, fidelity)
+    codes = widened(vqgan.quantizer.codes(tokens)).lerp(widened(expected), fidelity)
     return vqgan.decode_codes(codes).clamp(0, 1)
 
 
@@ -184,8 +185,8 @@ class Prepared:
     """What `ITER.restore` needs for lq (b, 3, height, width) with any options: E_l and the first evaluation.
 
     S_l: (b, h, w) int64, the initial tokens of the padded image. good: (b, h, w) float32, p_e(good | S_l, S_l).
-    expected: (b, d, h, w) expected codes of E_l; d = 0 if fidelity must be 0. canvas: sizes. dtype: of lq.
-    networks: with the tiles.
+    expected: (b, d, h, w) expected codes of E_l, in its dtype; d = 0 if fidelity must be 0.
+    canvas: sizes. dtype: of lq. networks: with the tiles.
     """
 
     S_l: Tensor

@@ -32,6 +32,14 @@ def test_a_network_in_bfloat16_restores_what_it_restores_in_float32(form):
     assert stepped.start_step.tolist() == [8, 8] and stepped.image.isfinite().all()
 
 
+def test_expected_codes_take_the_memory_of_the_precision():
+    """They are the largest map that is held for a large photo."""
+    net, lq = small_iter(), photo(1, 3, 16, 16)
+    whole, half = net.prepare(lq).expected, copy.deepcopy(net).bfloat16().prepare(lq).expected
+    assert whole.dtype == torch.float32 and half.dtype == torch.bfloat16
+    assert (whole - half.float()).abs().max() < 0.1 * whole.abs().max()
+
+
 def test_the_seed_decides_in_bfloat16_too():
     net, lq = small_iter().bfloat16(), photo(1, 3, 16, 16)
     config = SamplingConfig(adaptive=False)
