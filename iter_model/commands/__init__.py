@@ -55,7 +55,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
-        one = commands.add_parser(name, help=summary, description=summary, formatter_class=raw, allow_abbrev=False)
+        one = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=raw, allow_abbrev=False, add_help=name != "upscale"
+        )
         if name == command:
             importlib.import_module(module).add_arguments(one)
     return parser

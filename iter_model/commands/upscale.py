@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from iter_model.commands import usage_error
 from iter_model.commands.upscale_control import is_asked_for
-from iter_model.commands.upscale_options import GROUPS, SAMPLING
+from iter_model.commands.upscale_options import EPILOG, GROUPS, SAMPLING
 
 # Options of `upscale_control` that need tokens.
 CONTROLS = ("alpha_map", "variants", "save_tokens", "redraw", "tokens_from", "maps")
@@ -24,23 +24,6 @@ if TYPE_CHECKING:
     from iter_model.photo.progress import Reporter
     from iter_model.photo.restorer import Restorer
 
-EPILOG = """\
-examples:
-  basicsr upscale -i photos/ -o results/
-  basicsr upscale -i photos/ -o results/ --ext auto --recursive --skip-existing
-  basicsr upscale -i photos/*.png -o results/ --ext jpg --quality 90
-  basicsr upscale -i photos/ -o photos/ --suffix _x4
-  basicsr upscale -i old.jpg -o results/ --alpha 0.3 --steps 16 --seed 1
-  basicsr upscale -i old.jpg -o results/ --outscale 1.5
-  basicsr upscale -i photos/ -o results/ --max-side 3840 --device cpu,cpu
-  basicsr upscale -i photos/ -o results/ --ext auto --frames all --json
-  basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/iter_latest.safetensors
-  basicsr upscale -i photos/ -o results/ --model released_x4
-  basicsr upscale -i old.jpg -o results/ --maps maps/
-
-More: docs/photos.md. Exit status: 0 all photos restored; 1 some were not (each is named, the others are written);
-2 wrong usage, nothing written; 130 interrupted.
-"""
 # Shipped weights that show what the method does, and no more.
 DEMONSTRATION = {"iter_tiny_x4": "released_x4"}
 

@@ -7,9 +7,10 @@ in a module of its own that imports as little.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from iter_model.commands.upscale_control import add_control
 
@@ -42,6 +43,7 @@ SAMPLING = {
         0.0, "F", "from 0 to 1; high values give a result that is closer to the photo, and softer"
     ),
 }
+SHIPPED_SAMPLING = {"alpha": 0.2, "schedule": "linear", "fidelity": 0.5}
 RELEASED_SAMPLING = {"alpha": 0.7, "schedule": "linear", "reevaluate": False, "redraw_kept": True}
 MAX_PIXELS = 178_956_970
 COLOR_METHODS = ("none", "adain", "wavelet")
@@ -61,7 +63,7 @@ def add_input(group: Arguments) -> None:
         nargs="+",
         action="extend",
         metavar="IN",
-        help="images, folders, or patterns; sidecars, videos, and raw files in folders are skipped",
+        help="images, folders, or patterns; what is no image in a folder is skipped",
     )
     group.add_argument(
         "-r", "--recursive", action="store_true", help="search subfolders too; OUT gets the same subfolders"
@@ -92,9 +94,7 @@ def add_output(group: Arguments) -> None:
         "--ext",
         default="png",
         metavar="KIND",
-        help="format of the results: png, jpg, webp, tiff, avif, gif, or auto (that of each photo, if it can hold the "
-        "result). png holds up to 16 bits per channel, tiff also floats, the others 8; jpg has no transparency "
-        "(default: %(default)s)",
+        help="kind of the results: png, jpg, webp, tiff, avif, gif, or auto, that of each photo (default: %(default)s)",
     )
     group.add_argument("--quality", type=int, metavar="Q", help="of jpg, webp, and avif, from 1 to 100 (default: 95)")
     group.add_argument("--outscale", type=float, metavar="F", help="enlarge the photos by this factor "
@@ -119,8 +119,8 @@ def add_restoration(group: Arguments) -> None:
         "--model",
         default="iter_tiny_x4",
         metavar="NAME_OR_PATH",
-        help="shipped weights, a file (also of another network, if spandrel knows it), or the authors' weights, "
-        "released_x4 or released_x2, which are downloaded once (default: %(default)s)",
+        help="weights: those that ship, a file (of any network that spandrel knows), or the authors' released_x4 or "
+        "released_x2, downloaded once (default: %(default)s)",
     )
     group.add_argument("--seed", type=int, default=0, help="seed of the token draws (default: %(default)s)")
     group.add_argument(
@@ -158,8 +158,8 @@ def add_device(group: Arguments) -> None:
     group.add_argument(
         "--device",
         default="auto",
-        help="auto (cuda, else mps, else cpu), cpu, mps, cuda, or cuda:N; several, such as cuda:0,cuda:1, share the "
-        "photos (default: auto)",
+        help="cpu, mps, cuda, cuda:N, several that share the photos, such as cuda:0,cuda:1, or auto: cuda, else mps, "
+        "else cpu (default: auto)",
     )
     group.add_argument(
         "--precision",
@@ -172,9 +172,8 @@ def add_device(group: Arguments) -> None:
         "--tile",
         type=int,
         metavar="PIXELS",
-        help="restore larger images in tiles with sides of this many input pixels; 0: never "
-        f"(default: {DEFAULT_TILE} / scale, {DEFAULT_TILE // 4} for x4; light networks take photos of up to four such "
-        "areas as one tile)",
+        help="restore larger images in tiles with sides of this many input pixels, which takes less memory; 0: never "
+        f"(default: {DEFAULT_TILE} / scale, {DEFAULT_TILE // 4} for x4; twice that for small photos and networks)",
     )
     group.add_argument(
         "--batch",
@@ -194,11 +193,65 @@ def add_messages(group: Arguments) -> None:
         help="print a JSON object per result to stdout with input, output, width, height, frames, seconds, start_step, "
         "and seed, tokens, and maps if there are any, or with the reason under skipped or error",
     )
+    group.add_argument("-h", "--help", action=CommonHelp, help="explain the common options and exit")
+    group.add_argument("--help-all", action="help", help="explain all options and exit")
 
 
-def _flag(name: str, value: bool | float | str) -> str:
-    name = name.replace("_", "-")
-    return (f"--{name}" if value else f"--no-{name}") if isinstance(value, bool) else f"--{name} {value}"
+def _flags(sampling: dict[str, bool | float | str]) -> str:
+    words = []
+    for name, value in sampling.items():
+        flag = name.replace("_", "-")
+        words.append((f"--{flag}" if value else f"--no-{flag}") if isinstance(value, bool) else f"--{flag} {value}")
+    return " ".join(words)
+
+
+# What --help explains; --help-all explains the others too.
+COMMON = frozenset(
+    "-i -r --skip-existing -o --suffix --ext --outscale --model --seed --steps --alpha --fidelity --device -q -h "
+    "--help-all".split()
+)
+COMMON_EXAMPLES = """\
+examples:
+  basicsr upscale -i photos/ -o results/
+  basicsr upscale -i photos/ -o results/ --ext auto --recursive --skip-existing
+  basicsr upscale -i old.jpg -o results/ --alpha 0.3 --steps 16 --seed 1
+  basicsr upscale -i photos/ -o photos/ --suffix _x4
+"""
+EPILOG = (
+    COMMON_EXAMPLES
+    + """\
+  basicsr upscale -i photos/*.png -o results/ --ext jpg --quality 90
+  basicsr upscale -i old.jpg -o results/ --outscale 1.5
+  basicsr upscale -i photos/ -o results/ --max-side 3840 --device cpu,cpu
+  basicsr upscale -i photos/ -o results/ --ext auto --frames all --json
+  basicsr upscale -i photos/ -o results/ --model experiments/my_iter/models/iter_latest.safetensors
+  basicsr upscale -i photos/ -o results/ --model released_x4
+  basicsr upscale -i old.jpg -o results/ --maps maps/
+
+More: docs/photos.md. Exit status: 0 all photos restored; 1 some were not (each is named, the others are written);
+2 wrong usage, nothing written; 130 interrupted.
+"""
+)
+
+
+class CommonHelp(argparse.Action):
+    """Prints help on the options in `COMMON`, names the others, and exits: a screen instead of three."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        others = [action for action in parser._actions if COMMON.isdisjoint(action.option_strings)]
+        names = ", ".join(next(name for name in action.option_strings if name[:2] == "--") for action in others)
+        for action in others:
+            action.help = argparse.SUPPRESS
+        more = textwrap.fill(names, 76, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        for group in parser._action_groups:
+            if not any(COMMON.intersection(action.option_strings) for action in group._group_actions):
+                group.description = None
+        parser.epilog = f"more options, see --help-all:\n{more}\n\n{COMMON_EXAMPLES}"
+        parser.print_help()
+        parser.exit()
 
 
 class Group(NamedTuple):
@@ -215,8 +268,8 @@ GROUPS = (
     Group("restoration", None, add_restoration),
     Group(
         "sampling",
-        "Weights may store the settings that they were tuned for, which are then the defaults. Those of the authors' "
-        f"networks: {' '.join(_flag(name, value) for name, value in RELEASED_SAMPLING.items())}",
+        "Weights may store the settings that they were tuned for, which are then the defaults:\n"
+        f"iter_tiny_x4:  {_flags(SHIPPED_SAMPLING)}\nthe authors':  {_flags(RELEASED_SAMPLING)}",
         add_sampling,
     ),
     Group(

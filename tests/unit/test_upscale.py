@@ -155,25 +155,34 @@ def test_defaults_are_those_of_the_library(bicubic_net, photo_folder, tmp_path):
     assert bicubic_net.calls[1]["tile"] is None
 
 
-def test_help_names_every_option_and_its_default(capsys):
-    with pytest.raises(SystemExit):
-        main("--help")
-    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+def help_of(flag, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(flag)
+    assert exit_.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_fits_on_a_screen_and_names_every_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    common, whole = help_of("--help", capsys), help_of("--help-all", capsys)
+    assert common == help_of("-h", capsys) and len(common.splitlines()) <= 60
+    flags = set(re.findall(r"^  (?:-\w, |-\w \S+(?: \[.*\])?, )?(--[a-z-]+)", whole, re.MULTILINE))
+    assert len(flags) > 35 and flags <= set(re.findall(r"--[a-z-]+", common))
+    # Explained in both, and only in one.
+    assert "refinement steps" in common and "refinement steps" in whole
+    assert "temperature of the token draws" not in common and "temperature of the token draws" in whole
+
+
+def test_help_tells_the_defaults(capsys):
+    text = re.sub(r"\s+", " ", help_of("--help-all", capsys))
     for field in dataclasses.fields(iter_arch.SamplingConfig):
         assert f"--{field.name.replace('_', '-')}" in text
-    for option in (
-        "-i",
-        "-o",
-        "--model",
-        "--seed",
-        "--tile",
-        "--batch",
-        "--device",
-        "--color-correction",
-        "--color-levels",
-        "default: cosine",
-    ):
-        assert option in text
+    assert "(default: cosine)" in text
+    shipped = dataclasses.asdict(iter_arch.load_pretrained("iter_tiny_x4").sampling)
+    defaults = dataclasses.asdict(iter_arch.SamplingConfig())
+    told = {name: value for name, value in shipped.items() if value != defaults[name]}
+    assert told == upscale_options.SHIPPED_SAMPLING
+    assert "iter_tiny_x4: " + " ".join(f"--{name} {value}" for name, value in told.items()) in text
 
 
 def test_options_are_those_of_the_library():
@@ -198,10 +207,10 @@ def test_the_examples_of_help_run(bicubic_net, photo_folder, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     save(photo_folder / "a.png")
     save(tmp_path / "old.jpg")
-    with pytest.raises(SystemExit):
-        main("--help")
-    found = re.findall(r"^  basicsr upscale (.*)$", capsys.readouterr().out, re.MULTILINE)
-    assert len(found) >= 4
+    found = re.findall(r"^  basicsr upscale (.*)$", help_of("--help-all", capsys), re.MULTILINE)
+    assert len(found) >= 4 and all(
+        words in found for words in re.findall("^  basicsr upscale (.*)$", help_of("-h", capsys), re.M)
+    )
     for words in found:
         if "--maps" not in words:  # needs a network with tokens: test_upscale_control.py
             assert main(*words.split(), "--device", "cpu") == 0, words
