@@ -1,47 +1,56 @@
-"""The codebook of stage I: started from encoder outputs, its use counted, dead codes revived (VQ-VAE, ITER's Eq. 1)."""
+"""The codebook of stage I: starts it from encoder outputs, counts its use, and revives dead codes (ITER, Eq. 1)."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from scipy.cluster.vq import kmeans2
-from torch import Tensor, nn
+from torch import Tensor
 
+from iter_arch.quantizer import Quantizer
 from iter_model.collectives import all_reduce_sum, broadcast_from_main
 
-_REMEMBERED = 32  # iterations whose latents a change of the codebook looks at
-_VECTORS_A_CODE = 64  # that k-means looks at; more make no better centers
+_REMEMBERED = 32  # iterations whose latents a change of the codebook uses
+_VECTORS_A_CODE = 64  # that k-means uses; more do not improve the centers
+
+
+@runtime_checkable
+class LearnsCodes(Protocol):
+    """A quantizer whose codes can get new values."""
+
+    def replace(self, indices: Tensor, vectors: Tensor) -> None:
+        """Give codes (k,) the values (k, d)."""
 
 
 class CodebookTraining:
-    """Gives codes new values, the same on all ranks, and counts which are in use.
+    """Gives codes new values, the same on all ranks, and counts which codes are used.
 
-    A quantizer without `replace` has no codes to be started or revived; their use is counted all the same.
+    Codes of a quantizer that is not `LearnsCodes` are only counted.
 
     Args:
         quantizers: the trained one, then its averages, which get the same new values.
-        start_iter: iteration before which the codebook is made; None keeps the one that there is.
-        revive_freq: iterations after which codes that nothing chose start anew; 0, never.
-        generator: of the CPU, for all random draws.
+        start_iter: iteration before which the codebook is made; None keeps the current codebook.
+        revive_freq: iterations after which unused codes get new values; 0 for never.
+        generator: a CPU generator, for all random draws.
+        device: of the quantizers.
     """
 
     def __init__(
         self,
-        quantizers: Sequence[nn.Module],
+        quantizers: Sequence[Quantizer],
         *,
         start_iter: int | None,
         revive_freq: int,
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
-        self.quantizers = quantizers
         self.num_codes = quantizers[0].num_codes
-        replaceable = hasattr(quantizers[0], "replace")
-        self.start_iter = start_iter if replaceable else None
-        self.revive_freq = revive_freq if replaceable else 0
+        self.learned = [quantizer for quantizer in quantizers if isinstance(quantizer, LearnsCodes)]
+        self.start_iter = start_iter if self.learned else None
+        self.revive_freq = revive_freq if self.learned else 0
         self.generator = generator
         self.device = device
         self.recent_latents: deque[Tensor] = deque(maxlen=_REMEMBERED)
@@ -51,11 +60,11 @@ class CodebookTraining:
     # ------------------------------------------------------------------------------------------- an iteration
 
     def remember(self, latent: Tensor) -> None:
-        """Latents (b, d, h, w) that new codes may be made of."""
+        """Keep latents (b, d, h, w) that new codes may be made of."""
         self.recent_latents.append(latent.detach().float())
 
     def count(self, tokens: Tensor, current_iter: int) -> None:
-        """Count the use of codes, tokens (b, h, w), and revive the dead where it is time for it."""
+        """Count the use of codes in tokens (b, h, w) int64, and revive dead codes when it is time."""
         self.counts += torch.bincount(tokens.flatten(), minlength=self.num_codes)
         if not self.revive_freq or current_iter % self.revive_freq:
             return
@@ -67,7 +76,7 @@ class CodebookTraining:
         self.counts.zero_()
 
     def use(self) -> dict[str, Tensor]:
-        """perplexity and codes_used, () each, over all ranks; called on all of them."""
+        """perplexity and codes_used, () each, over all ranks; all of them must call it."""
         counts = all_reduce_sum(self.counts.clone())
         counts = counts if counts.sum() > 0 else self.window_counts
         frequency = counts / counts.sum().clamp_min(1)
@@ -77,9 +86,9 @@ class CodebookTraining:
     # ------------------------------------------------------------------------------------------- new codes
 
     def start(self) -> None:
-        """Start from k-means of encoder outputs: codes that no latent is near would never be chosen.
+        """Start from k-means of encoder outputs, because codes far from all latents would never be chosen.
 
-        The codes of all ranks are those that rank 0 finds.
+        All ranks get the codes that rank 0 finds.
         """
         every_code = torch.arange(self.num_codes, device=self.device)
         vectors = self._draw_latents(self.num_codes)
@@ -91,9 +100,9 @@ class CodebookTraining:
         self.set_codes(every_code, vectors)
 
     def set_codes(self, indices: Tensor, vectors: Tensor) -> None:
-        """Give codes (k,) new values (k, d), those of rank 0 on every rank."""
+        """Give codes (k,) the values (k, d) of rank 0, on every rank."""
         broadcast_from_main([vectors])
-        for quantizer in self.quantizers:
+        for quantizer in self.learned:
             quantizer.replace(indices, vectors)
 
     def _recent_vectors(self) -> Tensor:
@@ -110,8 +119,12 @@ class CodebookTraining:
     # ------------------------------------------------------------------------------------------- states
 
     def state_dict(self, current_iter: int) -> dict[str, Any]:
-        """Counts, and of the latents those that the next change of the codebook will still look at."""
-        state = {"codebook_iter": self.start_iter, "code_counts": self.counts, "window_counts": self.window_counts}
+        """The counts, and the latents that the next change of the codebook will still use."""
+        state: dict[str, Any] = {
+            "codebook_iter": self.start_iter,
+            "code_counts": self.counts,
+            "window_counts": self.window_counts,
+        }
         changes = []
         if self.revive_freq:
             changes.append(current_iter - current_iter % self.revive_freq + self.revive_freq)
@@ -119,13 +132,13 @@ class CodebookTraining:
             changes.append(self.start_iter)
         if changes:
             recent = list(self.recent_latents)
-            # The change in iteration n looks at those of n - 32 and later, at most.
+            # The change in iteration n uses at most those of n - 32 and later.
             first = max(0, len(recent) - max(0, current_iter - (min(changes) - _REMEMBERED) + 1))
             state["recent_latents"] = recent[first:]
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.start_iter = state["codebook_iter"]
         self.counts = state["code_counts"].to(self.device)
         self.window_counts = state["window_counts"].to(self.device)
@@ -134,16 +147,16 @@ class CodebookTraining:
 
 
 def kmeans(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Centers (count, d) of vectors (k, d), k > count, by k-means from a k-means++ start, on some of the vectors.
+    """Centers (count, d) of vectors (k, d), k > count, by k-means from a k-means++ start, on a sample of the vectors.
 
-    SciPy's own k-means++ takes count^2 k steps, minutes for a codebook; this start takes count k.
+    SciPy's own k-means++ takes count^2 k steps, which are minutes for a codebook; this start takes count k.
     """
     some = torch.randperm(len(vectors), generator=generator)[: _VECTORS_A_CODE * count]
     vectors = vectors.cpu()[some]
     start = vectors[torch.randint(len(vectors), (1,), generator=generator)]
     distance = (vectors - start).square().sum(1)
     while len(start) < count:
-        # A vector as far as all others from the centers so far, or any, where all of them are centers.
+        # Any vector will do where all of them are centers already.
         weights = distance if distance.sum() > 0 else torch.ones_like(distance)
         chosen = vectors[torch.multinomial(weights, 1, generator=generator)]
         start = torch.cat([start, chosen])

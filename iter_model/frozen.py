@@ -1,4 +1,4 @@
-"""Frozen weights that a training run builds on, the VQGAN above all: a state resumes only on the same ones."""
+"""The frozen weights that a training run builds on, such as the VQGAN: it can be resumed only with the same ones."""
 
 import os
 import zlib
@@ -14,21 +14,30 @@ from basicsr_compat.files import read_checkpoint
 
 
 def frozen_checksum(whole: nn.Module, trained: nn.Module) -> str:
-    """CRC-32, as 8 hexadecimal digits, of all weights of a network but those that are trained, by name and value."""
+    """CRC-32 of the names and values of all weights that are not trained, as 8 hexadecimal digits.
+
+    Args:
+        whole: the network.
+        trained: the part of it that is trained.
+    """
     changing = {id(tensor) for tensor in (*trained.parameters(), *trained.buffers())}
     crc = 0
     for name, tensor in sorted(whole.state_dict(keep_vars=True).items()):
         if id(tensor) not in changing:
             values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            crc = zlib.crc32(np.ascontiguousarray(values), zlib.crc32(name.encode(), crc))
+            crc = zlib.crc32(np.ascontiguousarray(values).data, zlib.crc32(name.encode(), crc))
     return f"{crc:08x}"
 
 
 def refuse_others(found: Mapping[str, str], expected: Mapping[str, str] | None) -> None:
-    """Raise ValueError where a state was trained on other frozen weights than those that were loaded.
+    """Refuse a state that was trained on other frozen weights.
 
     Args:
-        found, expected: {'path', 'checksum'} of those of this run, and of those in the state; None: an older state.
+        found: 'path' and 'checksum' of the frozen weights of this run.
+        expected: those of the state; None where it is too old to record them.
+
+    Raises:
+        ValueError: the checksums differ.
     """
     if expected is not None and expected["checksum"] != found["checksum"]:
         raise ValueError(
@@ -38,7 +47,7 @@ def refuse_others(found: Mapping[str, str], expected: Mapping[str, str] | None) 
 
 
 def warn_of_other_ground_truth(checkpoint: str, gt_usm: bool) -> None:
-    """Say where a checkpoint of stage I records that its ground truth was sharpened, and that of this run is not."""
+    """Log a warning where a checkpoint of stage I records another `gt_usm` than that of this run."""
     content: Any = read_checkpoint(checkpoint) if os.path.isfile(checkpoint) else None
     recorded = content.get("gt_usm") if isinstance(content, Mapping) else None
     if isinstance(recorded, bool) and recorded != gt_usm:

@@ -1,13 +1,13 @@
-"""What a yml may hold for the models of this project; what of it cannot go together is in option_rules.py.
+"""The options of this project's models; option_rules.py says which of them cannot be combined.
 
-The model classes name these dataclasses, the check of the options knows their keys, types and ranges from here, and the
-models read the values from here: nobody looks into the yml after `read_model_options`.
+The model classes name these dataclasses. The check of the options takes keys, types, and ranges from here, and the
+models read only the values that `read_model_options` returns, never the yml itself.
 """
 
 import inspect
 import random
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 from basicsr.models import lr_scheduler
@@ -27,7 +27,7 @@ OPTIMIZERS = {
     for name, found in vars(torch.optim).items()
     if inspect.isclass(found) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer
 }
-# BasicSR's names; it takes MultiStepLR for its own class.
+# BasicSR's names; by MultiStepLR it means its own class.
 SCHEDULERS = {
     "MultiStepLR": lr_scheduler.MultiStepRestartLR,
     "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
@@ -52,13 +52,13 @@ Scheduler = Annotated[Section, OneOf("scheduler", SCHEDULERS.get, SCHEDULERS.key
 class TrainerOptions:
     """How networks are trained.
 
-    autocast: none (or ~) or bf16; losses, softmax and quantizer distances stay float32.
-    compile: torch.compile the trained networks.
+    autocast: none (or ~) or bf16; losses, softmax, and quantizer distances stay float32.
+    compile: whether torch.compile compiles the trained networks.
     channels_last: memory format of the trained networks; the discriminator and the frozen VQGAN always have it.
     accumulate: iterations whose gradients are averaged before the optimizers step. total_iter and all other counts are
         of iterations, not of steps.
-    clip_grad_norm: largest norm of an optimizer's gradient; ~ for none.
-    ema_decay: decay of the averaged weights that are validated and shipped; 0, no average.
+    clip_grad_norm: largest norm of an optimizer's gradient; ~ for no limit.
+    ema_decay: decay of the averaged weights that are validated and shipped; 0 for no average.
     """
 
     autocast: Literal["none", "bf16"] | None = None
@@ -71,7 +71,10 @@ class TrainerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(TrainerOptions):
-    """The section `train` of both stages. warmup_iter: iterations in which the learning rate rises; -1, none."""
+    """What the section `train` has in every stage.
+
+    warmup_iter: iterations in which the learning rate rises; -1 for none.
+    """
 
     total_iter: Count
     warmup_iter: Annotated[int, Rule(">= -1", lambda value: value >= -1)] = -1
@@ -80,65 +83,75 @@ class TrainOptions(TrainerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwinVQGANTrainOptions(TrainOptions):
+class AdversarialTrainOptions(TrainOptions):
+    """The part of the section `train` that is about the discriminator; without gan_opt there is none.
+
+    net_d_start_iter: first iteration with the GAN loss.
+    """
+
+    gan_opt: Loss | None = None
+    optim_d: Optimizer | None = None
+    net_d_start_iter: Natural = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTrainOptions(TrainOptions):
+    """The part of the section `train` that is about pairs of LQ and GT.
+
+    queue_size: pairs in the pool that mixes degradations within a batch; 0 for no pool. Where workers degrade, each
+        image has its own degradation, and there is nothing to mix.
+    """
+
+    queue_size: Natural = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinVQGANTrainOptions(AdversarialTrainOptions):
     """The section `train` of stage I; a loss that is not named is not used.
 
-    vq_weight: of the loss of the codebook.
-    quantize_start_iter: first iteration that quantizes, after a warm-up as a plain autoencoder; 1, no warm-up.
-    net_d_start_iter: first iteration with the GAN loss.
-    revive_freq: iterations after which codes that nothing chose are replaced by latents of the batch; 0, never.
-    decoder_only: train the decoder alone, of path.pretrain_network_g; its tokens, and all that was trained on them,
-        stay as they are.
+    vq_weight: weight of the codebook's loss.
+    quantize_start_iter: first iteration that quantizes, after a warm-up as a plain autoencoder; 1 for no warm-up.
+    revive_freq: iterations after which codes that nothing chose are replaced by latents of the batch; 0 for never.
+    decoder_only: whether only the decoder of path.pretrain_network_g is trained. Its tokens do not change, so
+        everything that was trained on them stays valid.
     """
 
     pixel_opt: Loss | None = None
     ssim_opt: Loss | None = None
     perceptual_opt: Loss | None = None
-    gan_opt: Loss | None = None
-    optim_d: Optimizer | None = None
     vq_weight: Weight = 1.0
     quantize_start_iter: Natural = 1
-    net_d_start_iter: Natural = 0
     revive_freq: Natural = 200
     decoder_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class ITERTrainOptions(TrainOptions):
+class ITERTrainOptions(PairTrainOptions):
     """The section `train` of stages II and III.
 
     mask_schedule: gamma of Algorithm 1.
-    queue_size: pairs in the pool that mixes degradations within a batch; 0, none. Where workers degrade, each image
-        has a degradation of its own, and there is nothing to mix.
-    codebook_init: start with embeddings and heads in which tokens of similar codes are similar.
+    codebook_init: whether embeddings and heads start with similar values for tokens of similar codes.
     """
 
     dist_opt: Loss
     refiner_opt: Loss
     evaluator_opt: Loss
     mask_schedule: Schedule = "cosine"
-    queue_size: Natural = 0
     codebook_init: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderTrainOptions(TrainOptions):
+class DecoderTrainOptions(PairTrainOptions, AdversarialTrainOptions):
     """The section `train` of stage IV; a loss that is not named is not used.
 
-    net_d_start_iter: first iteration with the GAN loss.
-    queue_size: as in stages II and III.
-    expected_ratio: share of images at fidelity 1; the others' is uniform in [0, 1).
-    refined_ratio: share of images with tokens of phi_r at a random alpha, as `network_g.sampling` draws them.
-    gt_ratio: share of images with the tokens of their ground truth, so that these are not forgotten.
+    expected_ratio: share of images at fidelity 1; the fidelity of the others is uniform in [0, 1).
+    refined_ratio: share of images with tokens of phi_r at a random alpha, drawn as `network_g.sampling` says.
+    gt_ratio: share of images with the tokens of their ground truth, so that the decoder does not forget these.
     mild_ratio: share of images whose degradation is mild, or, for half of them, none.
     """
 
     pixel_opt: Loss | None = None
     perceptual_opt: Loss | None = None
-    gan_opt: Loss | None = None
-    optim_d: Optimizer | None = None
-    net_d_start_iter: Natural = 0
-    queue_size: Natural = 0
     expected_ratio: Probability = 1 / 3
     refined_ratio: Probability = 0.3
     gt_ratio: Probability = 0.1
@@ -147,10 +160,12 @@ class DecoderTrainOptions(TrainOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ValOptions:
-    """The section `val` of both stages; val_freq, save_img, suffix, metrics and pbar are BasicSR's.
+    """The section `val` of stage I, and part of that of every model.
 
-    key_metric: of `metrics`, the one whose best value makes net_g_best.pth; ~ for none.
-    bicubic: measure bicubic upsampling of the LQ too.
+    val_freq, save_img, suffix, metrics, and pbar are BasicSR's.
+
+    key_metric: the one of `metrics` whose best value makes net_g_best.pth; ~ for none.
+    bicubic: whether bicubic upsampling of the LQ is measured too.
     tb_images: how many images go to TensorBoard.
     """
 
@@ -166,13 +181,13 @@ class ValOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ITERValOptions(ValOptions):
-    """The section `val` of stages II and III.
+    """The section `val` of stages II to IV.
 
     sampling: fields of `SamplingConfig`; ~ for those that the network's weights were tuned for.
-    seed: of the sampling.
+    seed: seed of the sampling.
     tile: LQ pixels of a tile's side; ~ for no tiles.
-    color_correction: of the results, see `iter_arch.color.match_color`; adain is the paper's.
-    color_levels: of wavelet.
+    color_correction: how results get the colors of the LQ, see `iter_arch.color.match_color`; adain is the paper's.
+    color_levels: levels of wavelet.
     """
 
     sampling: Annotated[Section | None, OptionsOf(SamplingConfig)] = None
@@ -187,8 +202,8 @@ class SpandrelValOptions(ValOptions):
     """The section `val` of networks that spandrel reads.
 
     tile: LQ pixels of a tile's side; ~ for no tiles.
-    color_correction: of the results, see `iter_arch.color.match_color`.
-    color_levels: of wavelet.
+    color_correction: how results get the colors of the LQ, see `iter_arch.color.match_color`.
+    color_levels: levels of wavelet.
     """
 
     tile: Count | None = None
@@ -197,16 +212,14 @@ class SpandrelValOptions(ValOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """The yml. Its sections are checked by themselves, those of data sets and `path` where their classes are known."""
+class CommonRunOptions:
+    """What every yml has. The sections of data sets and `path` are checked where their classes are known."""
 
     name: str
     model_type: str
-    scale: Literal[1, 2, 4, 8]
     num_gpu: Natural | Literal["auto"] = "auto"
     manual_seed: Natural | None = None
     datasets: Section
-    network_g: Network
     path: Section
     train: Section | None = None
     val: Section | None = None
@@ -216,8 +229,16 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpandrelRunOptions(RunOptions):
-    """The yml of a test of a network that spandrel reads: its file alone says what it is."""
+class RunOptions(CommonRunOptions):
+    """The yml of a run of ITER or SwinVQGAN."""
+
+    scale: Literal[1, 2, 4, 8]
+    network_g: Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpandrelRunOptions(CommonRunOptions):
+    """The yml of a test of a network that spandrel reads; which network it is, its file alone says."""
 
     scale: Count
     network_g: None = None
@@ -225,10 +246,10 @@ class SpandrelRunOptions(RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Of the section `path` what the models read, the run's folders that BasicSR adds to it among it.
+    """What the models read of the section `path`, with the run's folders, which BasicSR adds to it.
 
-    pretrain_network_*: checkpoints to start from, which BasicSR sets where it resumes.
-    param_key_g: which state dict of pretrain_network_g; ~ for params in a training run, params_ema in a test.
+    pretrain_network_*: checkpoints to start from; BasicSR sets them where it resumes.
+    param_key_g: the state dict of pretrain_network_g to load; ~ for params in a training run, params_ema in a test.
     """
 
     pretrain_network_g: str | None = None
@@ -243,16 +264,24 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """Of the section datasets.train what the models read. crop_size: of pairs that are degraded larger, else None."""
+    """What the models read of the section datasets.train; crop_size and degradation as in `iter_data.make_pair`."""
 
     gt_usm: bool
     crop_size: int | None
     degradation: Degradation
 
 
+Train = TypeVar("Train", bound=TrainOptions)
+Val = TypeVar("Val", bound=ValOptions)
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """All that a model reads from its options. training_set: None in a test."""
+class ModelOptions(Generic[Train, Val]):
+    """Everything that a model reads from its options.
+
+    training_set: None in a test.
+    train: in a test, where the section is not read, only what `TrainerOptions` has.
+    """
 
     name: str
     is_train: bool
@@ -263,19 +292,25 @@ class ModelOptions:
     network_d: Section | None
     paths: Paths
     training_set: TrainingSet | None
-    train: TrainerOptions
-    val: ValOptions
+    train: Train
+    val: Val
 
 
-def read_model_options(opt: Section, train_options: type[TrainOptions], val_options: type[ValOptions]) -> ModelOptions:
+def read_model_options(opt: Section, train_options: type[Train], val_options: type[Val]) -> ModelOptions[Train, Val]:
     """Read the options that BasicSR gives a model.
 
+    Args:
+        opt: the yml, completed by BasicSR.
+        train_options, val_options: the dataclasses of the sections `train` and `val`.
+
     Raises:
-        ValueError: a section does not fit, a line for every problem.
+        ValueError: a section does not fit its dataclass; one line per problem.
     """
     is_train = opt["is_train"]
     rank, world_size = get_dist_info()
     seed = opt.get("manual_seed")
+    train: Any = read_section(train_options, opt["train"], "train") if is_train else TrainerOptions()
+    given = {field.name: opt["path"].get(field.name) for field in fields(Paths)}
     return ModelOptions(
         name=opt["name"],
         is_train=is_train,
@@ -284,10 +319,9 @@ def read_model_options(opt: Section, train_options: type[TrainOptions], val_opti
         world_size=world_size,
         network_g=opt.get("network_g") or {},
         network_d=opt.get("network_d"),
-        paths=Paths(**{field.name: opt["path"].get(field.name) or field.default for field in fields(Paths)}),
+        paths=Paths(**{name: value for name, value in given.items() if value}),
         training_set=_read_training_set(opt["datasets"]["train"]) if is_train else None,
-        # Of the section of a training run nothing is read in a test.
-        train=read_section(train_options, opt["train"], "train") if is_train else TrainerOptions(),
+        train=train,
         val=read_section(val_options, opt.get("val") or {}, "val"),
     )
 

@@ -16,7 +16,7 @@ import torch
 
 from basicsr_compat import register
 
-# What PyTorch says of images that are too small for a metric; pyiqa itself asserts.
+# PyTorch's messages for images that are too small for a metric; pyiqa itself asserts.
 _TOO_SMALL = re.compile(
     "too small|greater than actual input size|Padding size should be less|invalid shape dimension|"
     "only one dimension can be inferred|maximum size for tensor"
@@ -28,11 +28,13 @@ def create_metric(metric: str, *, device: str | None = None, as_loss: bool = Fal
 
     Args:
         metric: pyiqa's name; `pyiqa.list_models()` lists them.
+        device: where to build it; None: pyiqa's choice.
+        as_loss: whether it has gradients.
         options: further arguments; ``pretrained_model_path`` names weights on disk.
 
     Raises:
-        ValueError: unknown name, a file that holds more than weights, or weights that are neither on disk nor to be
-            downloaded, with where to put them.
+        ValueError: the name is unknown, a file holds more than weights, or weights are neither on disk nor can they be
+            downloaded; the message says where to put them.
     """
     import pyiqa  # slow to import, and pulls half of Hugging Face
 
@@ -60,7 +62,7 @@ def create_metric(metric: str, *, device: str | None = None, as_loss: bool = Fal
 
 @contextlib.contextmanager
 def _weights_only() -> Iterator[None]:
-    """Within this block torch.load executes nothing, whatever it is told: pyiqa tells it weights_only=False."""
+    """Make torch.load execute nothing within this block, although pyiqa calls it with weights_only=False."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -81,7 +83,10 @@ def _build(metric: str, device: str, options: str) -> torch.nn.Module:
 def build_metric(
     metric: str, *, device: str = "cpu", crop_border: int = 0, better: str = "", **options: Any
 ) -> torch.nn.Module:
-    """The metric of a yml's section, built once; what is not an option of pyiqa is left out."""
+    """The metric of a section of the yml, built once. crop_border, better: not options of pyiqa, and ignored.
+
+    See `create_metric` for the other arguments and the errors.
+    """
     return _build(metric, device, json.dumps(options, sort_keys=True))
 
 
@@ -97,13 +102,18 @@ def pyiqa(
     """One metric of pyiqa on one image.
 
     Args:
-        img, img2: (H, W, 3) uint8 BGR, as BasicSR hands them over; img2 is the GT.
-        metric: pyiqa's name. Without img2, a full-reference metric is NaN.
+        img: (H, W, 3) uint8 BGR, as BasicSR passes it.
+        metric: pyiqa's name.
+        img2: the GT, like img. Without it, the score of a full-reference metric is NaN.
         crop_border: pixels cut from every side.
+        device: where to compute.
         options: further arguments of the metric; BasicSR's own key ``better`` is ignored.
 
     Returns:
-        The score; NaN where the image has none (too small, flat, or no GT). Other errors are errors.
+        The score; NaN where the image has none, because it is too small or flat, or has no GT.
+
+    Raises:
+        ValueError: see `create_metric`.
     """
     net = build_metric(metric, device=device, **options)
 
@@ -112,11 +122,14 @@ def pyiqa(
         rgb = image[crop_border : height - crop_border, crop_border : width - crop_border, ::-1]
         return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float()[None] / 255
 
-    if net.metric_mode == "FR" and img2 is None:
-        return float("nan")
+    images = [img]
+    if net.metric_mode == "FR":
+        if img2 is None:
+            return float("nan")
+        images.append(img2)
     try:
         with torch.no_grad():
-            return float(net(tensor(img), tensor(img2)) if net.metric_mode == "FR" else net(tensor(img)))
+            return float(net(*map(tensor, images)))
     except (AssertionError, torch.linalg.LinAlgError):
         return float("nan")
     except RuntimeError as error:
@@ -126,12 +139,17 @@ def pyiqa(
 
 
 def better(section: Mapping[str, Any]) -> str | None:
-    """Which values of the metric that a yml's section names are better, 'higher' or 'lower'; None where pyiqa does not
-    know the metric. Read from pyiqa's table, without the seconds that an import of pyiqa takes."""
-    folder = importlib.util.find_spec("pyiqa").submodule_search_locations[0]
-    known = runpy.run_path(os.path.join(folder, "default_model_configs.py"))["DEFAULT_CONFIGS"]
+    """Which values of the metric of a section are better, 'higher' or 'lower'; None where pyiqa does not know it.
+
+    Reads pyiqa's table without importing pyiqa, which takes seconds.
+    """
+    spec = importlib.util.find_spec("pyiqa")
+    if spec is None or spec.origin is None:
+        return None
+    known = runpy.run_path(os.path.join(os.path.dirname(spec.origin), "default_model_configs.py"))["DEFAULT_CONFIGS"]
     found = known.get(section.get("metric"))
     return found and ("lower" if found.get("lower_better", False) else "higher")
 
 
-pyiqa.better = better  # for the check of val.key_metric
+# For the check of val.key_metric.
+pyiqa.better = better  # type: ignore[attr-defined]  # mypy knows no attributes of functions

@@ -1,4 +1,4 @@
-"""Networks of others in `basicsr test`: any checkpoint that spandrel knows, measured as ITER is."""
+"""Networks of other projects in `basicsr test`: any checkpoint that spandrel knows, measured like ITER."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,14 +16,21 @@ from iter_model.options import SpandrelRunOptions, SpandrelValOptions, TrainOpti
 from iter_model.peer import load_peer
 from iter_model.validation import ValidationMixin
 
+_NO_FILE = "path.pretrain_network_g is missing: name a checkpoint of a network that spandrel knows"
+
 
 @register("model")
 class SpandrelModel(ValidationMixin, BaseModel):
-    """Tests the network of path.pretrain_network_g, a file that spandrel knows; it cannot be trained.
+    """Tests the network of path.pretrain_network_g, any file that spandrel knows; it cannot be trained.
 
-    There is no network_g: the file alone says which network it is.
+    The yml has no network_g, because the file says which network it is.
+
+    Raises:
+        ValueError: a section of the options does not fit, or the scale or val.tile does not fit the network.
+        NoPeer, FileNotFoundError: see `load_peer`.
     """
 
+    val: SpandrelValOptions
     path_keys = ("pretrain_network_g",)
 
     @classmethod
@@ -36,6 +43,8 @@ class SpandrelModel(ValidationMixin, BaseModel):
         yield from section_problems(opt, SpandrelRunOptions, "")
         if opt.get("val") is not None:
             yield from section_problems(opt["val"], SpandrelValOptions, "val")
+        if not opt["path"].get("pretrain_network_g"):
+            yield _NO_FILE
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
@@ -45,6 +54,8 @@ class SpandrelModel(ValidationMixin, BaseModel):
         self.val = self.options.val
         self.build_metrics()
         source = self.options.paths.pretrain_network_g
+        if source is None:
+            raise ValueError(_NO_FILE)
         self.net_g = load_peer(source)
         if opt["scale"] != self.net_g.scale:
             scale = format_value(opt["scale"])
@@ -60,7 +71,7 @@ class SpandrelModel(ValidationMixin, BaseModel):
         get_root_logger().info(f"Loaded {self.net_g.architecture} ({parameters:.1f} M parameters) from {source}")
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """data: 'lq' (b, 3, h, w) and maybe 'gt' (b, 3, H, W)."""
+        """data: 'lq' (b, 3, h, w) and maybe 'gt' (b, 3, H, W), float32 RGB in [0, 1]."""
         self.lq = data["lq"].to(self.device, non_blocking=True)
         self.gt = data["gt"].to(self.device, non_blocking=True) if "gt" in data else None
 
@@ -70,7 +81,7 @@ class SpandrelModel(ValidationMixin, BaseModel):
         self.output = match_color(image, self.lq, self.val.color_correction, self.val.color_levels)
 
     def draw(self) -> Tensor:
-        """LQ, result, and GT where there is one, side by side, (3, H, n W)."""
+        """LQ, result, and GT where there is one, side by side, (3, H, n W) in [0, 1]."""
         lq = F.interpolate(self.lq, self.output.shape[-2:], mode="bicubic")
         pictures = [lq, self.output] if self.gt is None else [lq, self.output, self.gt]
         return torch.cat([picture[0].cpu() for picture in pictures], 2)

@@ -9,6 +9,7 @@ from basicsr.losses import build_loss
 from torch import Tensor, nn
 
 from basicsr_compat import register
+from iter_arch.quantizer import Quantizer
 from iter_arch.swin_vqgan_arch import SwinVQGAN
 from iter_arch.tiling import pad_to_multiple
 from iter_model.adversarial import AdversarialMixin
@@ -20,11 +21,13 @@ from iter_model.validation import ValidationMixin
 
 @register("model")
 class SwinVQGANModel(ValidationMixin, AdversarialMixin):
-    """L1 + SSIM + LPIPS + VQ + hinge GAN, each where the yml names it; network_g SwinVQGAN, network_d optional.
+    """Trains a SwinVQGAN with L1 + SSIM + LPIPS + VQ + hinge GAN; losses other than VQ only where the yml names them.
 
-    Its checkpoints say whether the ground truth was sharpened ('gt_usm'): stages II and III must see the same.
+    Besides the declared sections: network_g of type SwinVQGAN; network_d, which the GAN loss needs. Checkpoints record
+    whether the ground truth was sharpened ('gt_usm'), because stages II and III must see the same.
     """
 
+    train: SwinVQGANTrainOptions
     train_options = SwinVQGANTrainOptions
     val_options = ValOptions
 
@@ -65,14 +68,14 @@ class SwinVQGANModel(ValidationMixin, AdversarialMixin):
 
     @property
     def trained_key(self) -> str | None:
-        """See `TrainingMixin`. A decoder that starts is that of the weights whose tokens others were trained on."""
+        """See `TrainingMixin`. With train.decoder_only, a run starts from the weights that the tokens come from."""
         paths = self.options.paths
         if self.is_train and self.train.decoder_only and not paths.resume_state:
             return paths.param_key_g
         return super().trained_key
 
     def init_training_settings(self) -> None:
-        """Average, losses, codebook, optimizers and schedulers; BasicSR's name for it."""
+        """Set up the average, the losses, the codebook, the optimizers, and the schedulers; BasicSR's name for it."""
         paths = self.options.paths
         self.net_g.train()
         if self.train.ema_decay:
@@ -99,38 +102,34 @@ class SwinVQGANModel(ValidationMixin, AdversarialMixin):
                 self.net_d.compile()
 
     @property
-    def quantizer(self) -> nn.Module:
-        """That of the trained network."""
+    def quantizer(self) -> Quantizer:
+        """The quantizer of the trained network."""
         return self.get_bare_model(self.net_g).quantizer
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """data: 'gt' (b, 3, H, W) RGB in [0, 1]; of a set of single images 'lq', which is to be reconstructed."""
+        """data: 'gt' (b, 3, H, W) RGB in [0, 1], which is reconstructed; a set of single images has 'lq' instead."""
         image = data["gt"] if "gt" in data else data["lq"]
         self.gt = image.to(self.device, memory_format=self.memory_format, non_blocking=True)
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One iteration on self.gt (b, 3, H, W): a step of net_g, of net_d where it takes part, and of the average."""
+        """One iteration on self.gt (b, 3, H, W): a step of net_g, and of net_d where used; updates the average."""
         if current_iter == self.codebook.start_iter:
             self._start_codebook()
         quantize = current_iter >= self.train.quantize_start_iter
-        with_gan = self.uses_gan(current_iter)
+        net_d = self.frozen_discriminator(current_iter)
         # net_d too: a forward here that announces an exchange would make the one below exchange its gradients.
-        with (
-            self.autocast(),
-            self.synchronized(self.net_g, current_iter),
-            self.synchronized(self.net_d, current_iter),
-        ):
+        with self.autocast(), self.synchronized(self.net_g, current_iter), self.synchronized(net_d, current_iter):
             output = self.net_g(self.gt, quantize=quantize)
-            scores = self.net_d(output.image) if with_gan else None
+            scores = None if net_d is None else net_d(output.image)
         image = output.image.float()
         losses = {name: criterion(image, self.gt) for name, criterion in self.criteria.items()}
         losses["l_vq"] = self.train.vq_weight * output.loss
-        if with_gan:
+        if scores is not None:
             losses["l_gan"] = self.cri_gan(scores.float(), True, is_disc=False)
-        self.backward(sum(losses.values()))
+        self.backward(*losses.values())
         self.step(self.optimizer_g, current_iter)
-        if with_gan:
-            losses |= self.optimize_discriminator(output.image.detach(), current_iter)
+        if net_d is not None:
+            losses |= self.optimize_discriminator(net_d, output.image.detach(), current_iter)
         if self.train.ema_decay:
             self.update_ema(self.net_g_ema, self.get_bare_model(self.net_g), current_iter)
         self.codebook.remember(output.latent)
@@ -146,13 +145,13 @@ class SwinVQGANModel(ValidationMixin, AdversarialMixin):
         self.codebook.start()
 
     def get_current_log(self) -> Mapping[str, float]:
-        """See `TrainingMixin`; and the use of the codebook."""
+        """See `TrainingMixin`; adds how much of the codebook is used."""
         self.losses |= self.codebook.use()
         return super().get_current_log()
 
     @torch.no_grad()
     def test(self) -> None:
-        """self.gt (b, 3, H, W), any size -> self.output of the same shape, in [0, 1], by the averaged weights."""
+        """self.gt (b, 3, H, W), any size -> self.output of this shape in [0, 1], by the averaged weights."""
         net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
         was_training = net.training
         net.eval()
@@ -162,12 +161,12 @@ class SwinVQGANModel(ValidationMixin, AdversarialMixin):
         net.train(was_training)
 
     def draw(self) -> Tensor:
-        """gt and output side by side, (3, H, W)."""
+        """gt and output side by side, (3, H, 2 W) in [0, 1]."""
         return torch.cat([self.gt, self.output], dim=3)[0]
 
     def save(self, epoch: int, current_iter: int | str) -> None:
-        """Networks and state of an iteration; -1: the outcome; 'best': net_g."""
-        self.save_net_g(current_iter, gt_usm=self.options.training_set.gt_usm)
+        """Save networks and state. current_iter: -1 at the end of the run, or 'best'."""
+        self.save_net_g(current_iter, gt_usm=self.training_set.gt_usm)
         if self.net_d is not None:
             self.save_network(self.net_d, "net_d", current_iter)
         self.save_training_state(epoch, current_iter)

@@ -6,15 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from iter_arch.iter_arch import ITER
-from iter_arch.quantizer import all_codes
+from iter_arch.quantizer import Quantizer, all_codes
 from iter_arch.sampling import draw_tokens
-
-TRAINED = ("lq_encoder", "refiner", "evaluator")
 
 
 class Predictions(NamedTuple):
-    """What one training step predicts. Logits (b, N or 2, h, w); S_l, S_r (b, h, w) int64: argmax of E_l, drawn from
-    phi_r."""
+    """What one training step predicts.
+
+    lq_logits, refiner_logits: (b, N, h, w), of E_l and phi_r.
+    drawn_logits, evaluator_logits: (b, 2, h, w), of phi_e on S_r and on S_l.
+    S_l: (b, h, w) int64, the argmax of E_l. S_r: (b, h, w) int64, drawn from phi_r.
+    """
 
     lq_logits: Tensor
     refiner_logits: Tensor
@@ -29,23 +31,25 @@ class TrainedNetworks(nn.Module):
 
     def __init__(self, net: ITER) -> None:
         super().__init__()
-        for name in TRAINED:
-            setattr(self, name, getattr(net, name))
+        self.lq_encoder = net.lq_encoder
+        self.refiner = net.refiner
+        self.evaluator = net.evaluator
 
     def forward(self, lq: Tensor, S_h: Tensor, m_t: Tensor, alpha: Tensor, uniform: Tensor) -> Predictions:
         """One step of Algorithm 1.
 
         Args:
-            lq: (b, 3, H/s, W/s). S_h: (b, h, w) int64, the tokens of the HQ image.
+            lq: (b, 3, H/s, W/s) RGB in [0, 1].
+            S_h: (b, h, w) int64, the tokens of the HQ image.
             m_t: (b, h, w) bool, False = masked.
-            alpha: (b,) thresholds for m_l, as Eq. 6 uses one at test time.
+            alpha: (b,) in [0, 1), a threshold for m_l per image, like the one of Eq. 6 at test time.
             uniform: (b, h, w) in [0, 1), for the draw from phi_r.
         """
         lq_logits = self.lq_encoder(lq)
         S_l = lq_logits.detach().argmax(1)
         evaluator = self.evaluator.context(S_l)
         evaluator_logits = self.evaluator.logits(S_l, evaluator)
-        # What the evaluator believes, not whether S_l is right: the refiner will not be told the truth at test time.
+        # The evaluator's opinion, not whether S_l is right: at test time the refiner does not get the truth either.
         m_l = evaluator_logits.detach().float().softmax(1)[:, 1] >= alpha[:, None, None]
         refiner_logits = self.refiner(S_h, m_t, S_l, m_l)
         drawn = draw_tokens(refiner_logits.detach().float().softmax(1), uniform)
@@ -54,12 +58,16 @@ class TrainedNetworks(nn.Module):
 
 
 @torch.no_grad()
-def init_from_codebook(net: ITER) -> None:
-    """Start from what the codebook knows: tokens with similar codes get similar embeddings and logits.
+def init_from_codebook(net: ITER, quantizer: Quantizer) -> None:
+    """Initialize networks so that tokens with similar codes get similar embeddings and logits.
 
-    Embeddings and heads of E_l, phi_r and phi_e become the standardized codes, each in random directions of its own.
+    The embeddings of phi_r and phi_e and the heads of E_l and phi_r become the standardized codes, each of them
+    projected onto its own random directions.
+
+    Args:
+        quantizer: of the tokenizer of `net`.
     """
-    codes = all_codes(net.vqgan.quantizer, net.lq_encoder.head.weight.device)
+    codes = all_codes(quantizer, net.lq_encoder.head.weight.device)
     codes = (codes - codes.mean(0)) / codes.std()
 
     def in_random_directions(dim: int) -> Tensor:
@@ -68,5 +76,5 @@ def init_from_codebook(net: ITER) -> None:
     for network in (net.refiner, net.evaluator):
         dim = network.embedding.embedding_dim
         network.embedding.weight[: len(codes)] = (dim / codes.shape[1]) ** 0.5 * in_random_directions(dim)
-    for network in (net.lq_encoder, net.refiner):
-        network.head.weight.copy_(0.1 * in_random_directions(network.head.in_channels)[..., None, None])
+    for head in (net.lq_encoder.head, net.refiner.head):
+        head.weight.copy_(0.1 * in_random_directions(head.in_channels)[..., None, None])

@@ -1,6 +1,6 @@
-"""What all models share: options, precision, steps of the optimizers, averaged weights, saving and resuming.
+"""What all models share: options, precision, steps of the optimizers, averaged weights, saving, and resuming.
 
-It holds under BasicSR's own train.py as under `basicsr train`.
+It works in BasicSR's own train.py and in `basicsr train` alike.
 """
 
 import contextlib
@@ -20,21 +20,48 @@ from basicsr_compat.pipeline.sections import Network
 from basicsr_compat.schema import section_problems
 from iter_arch.pretrained.checkpoint import load_strictly, read_weights
 from iter_model.option_rules import impossible_optimizers
-from iter_model.options import RunOptions, Section, TrainOptions, ValOptions, read_model_options
+from iter_model.options import (
+    ModelOptions,
+    RunOptions,
+    Section,
+    TrainingSet,
+    TrainOptions,
+    ValOptions,
+    read_model_options,
+)
 
 _IMPLEMENTATIONS = {"fused", "foreach", "differentiable", "capturable"}
 
 
 class TrainingMixin(BaseModel):
-    """What a model's yml may hold is declared in its class; nothing else is read, and nothing else is accepted.
+    """A model that declares the options of its yml in its class; nothing else is read, and nothing else is accepted.
 
-    `options`: all of it, as `ModelOptions`; `train` and `val`, its sections.
+    train_options, val_options: the dataclasses of the sections `train` and `val`.
+    further_networks: sections of networks besides network_g.
+
+    Objects have these attributes, besides BasicSR's:
+
+    options: everything that the model reads from the yml.
+    train, val: the sections, of the dataclasses above; in a test `train` has only what `TrainerOptions` has.
+    training_set: the section datasets.train; not set in a test.
+    losses: by name, the losses () of the last iteration, for the log.
+    generator: for all random draws of the training run. It is seeded anew in every iteration, so it has no state to
+        save.
     """
 
     train_options: type[TrainOptions]
     val_options: type[ValOptions]
-    # Sections of networks besides network_g.
     further_networks: tuple[str, ...] = ()
+
+    options: ModelOptions[Any, Any]
+    train: TrainOptions
+    val: ValOptions
+    training_set: TrainingSet
+    # BasicSR's own
+    opt: dict[str, Any]
+    is_train: bool
+    device: torch.device
+    optimizers: list[torch.optim.Optimizer]
 
     @classmethod
     def option_problems(
@@ -57,9 +84,11 @@ class TrainingMixin(BaseModel):
             yield from impossible_optimizers(opt["train"])
 
     def read_options(self) -> None:
-        """Make a dataclass of the options; completes those that BasicSR's own commands set and others may not."""
+        """Set `options` and the attributes that depend on it; completes what only BasicSR's commands set in `opt`."""
         self.options = read_model_options(self.opt, self.train_options, self.val_options)
         self.train, self.val = self.options.train, self.options.val
+        if self.options.training_set is not None:
+            self.training_set = self.options.training_set
         self.opt |= {
             "manual_seed": self.options.manual_seed,
             "rank": self.options.rank,
@@ -67,9 +96,8 @@ class TrainingMixin(BaseModel):
         }
         self.memory_format = torch.channels_last if self.train.channels_last else torch.contiguous_format
         self.losses: dict[str, Tensor] = {}
-        # Of all random draws of the training; seeded anew in every iteration, so that it has no state to be saved.
         self.generator = torch.Generator()
-        # Where the average starts from random weights, it forgets them soon.
+        # An average that starts from random weights should forget them soon.
         self.ema_warms_up = self.options.paths.pretrain_network_g is None
 
     # ------------------------------------------------------------------------------------------- networks
@@ -77,8 +105,8 @@ class TrainingMixin(BaseModel):
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """Move a network, and wrap it where several processes train it.
 
-        Where one process has several GPUs BasicSR takes DataParallel, which gathers a loss of no dimension into a
-        vector; here it uses one of them, and says how to use all.
+        Where one process has several GPUs, BasicSR uses DataParallel, which gathers losses () into a vector. This uses
+        one of the GPUs instead, and logs how to use all.
         """
         net = net.to(self.device)
         if self.opt["dist"]:
@@ -90,28 +118,36 @@ class TrainingMixin(BaseModel):
         return net
 
     def load_into(self, net: nn.Module, path: str, param_key: str | None = None) -> None:
-        """Load a checkpoint strictly; without param_key its averaged weights, where it has them. Executes nothing."""
+        """Load a checkpoint strictly; nothing in the file is executed.
+
+        Args:
+            param_key: the state dict to load; None: params_ema, else params.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is no checkpoint, or its weights do not fit.
+        """
         load_strictly(net, read_weights(path, param_key).state, path)
         get_root_logger().info(f"Loaded {type(net).__name__} from {path} [{param_key or 'params_ema, else params'}]")
 
     @property
     def trained_key(self) -> str | None:
-        """Which state dict of path.pretrain_network_g is that of net_g; None: params_ema, else params.
+        """The state dict of path.pretrain_network_g to load into net_g; None: params_ema, else params.
 
-        A training run continues from the weights of the optimizer; a test measures the average, as validations do.
+        A training run continues from the trained weights; a test measures their average, as validations do.
         """
         return self.options.paths.param_key_g or ("params" if self.is_train else None)
 
     # ------------------------------------------------------------------------------------------- steps
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Around what runs in bf16, where the yml says so."""
+        """A context for what runs in bf16 where the yml says so."""
         if self.train.autocast == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
     def add_optimizer(self, section: Section, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Optimizer of torch.optim from a section of the yml, known to BasicSR for schedulers and resuming."""
+        """Build the optimizer of a section of the yml, and add it to `optimizers`, for schedulers and resuming."""
         options = {key: value for key, value in section.items() if key != "type"}
         kind = getattr(torch.optim, section["type"])
         # One kernel for a whole step where there is one, unless the yml chooses another implementation.
@@ -121,18 +157,18 @@ class TrainingMixin(BaseModel):
         self.optimizers.append(optimizer)
         return optimizer
 
-    def synchronized(self, network: nn.Module, current_iter: int) -> contextlib.AbstractContextManager:
-        """Around the network's forward: its gradients are averaged over the ranks only where a step follows."""
-        if current_iter % self.train.accumulate == 0 or not hasattr(network, "no_sync"):
-            return contextlib.nullcontext()
-        return network.no_sync()
+    def synchronized(self, network: nn.Module | None, current_iter: int) -> contextlib.AbstractContextManager:
+        """A context for the network's forward: its gradients are averaged over the ranks only where a step follows."""
+        if current_iter % self.train.accumulate and isinstance(network, nn.parallel.DistributedDataParallel):
+            return network.no_sync()
+        return contextlib.nullcontext()
 
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of loss (), averaged over accumulated iterations."""
-        (loss / self.train.accumulate).backward()
+    def backward(self, loss: Tensor, *others: Tensor) -> None:
+        """Add the gradients of the sum of losses () to the parameters, averaged over accumulated iterations."""
+        (sum(others, loss) / self.train.accumulate).backward()
 
     def step(self, optimizer: torch.optim.Optimizer, current_iter: int) -> None:
-        """Clip, step and reset where accumulation is complete."""
+        """Clip and apply the gradients, then reset them, in iterations that complete an accumulation."""
         if current_iter % self.train.accumulate:
             return
         if self.train.clip_grad_norm:
@@ -143,9 +179,9 @@ class TrainingMixin(BaseModel):
 
     @torch.no_grad()
     def update_ema(self, average: nn.Module, trained: nn.Module, current_iter: int) -> None:
-        """average <- decay * average + (1 - decay) * trained after a step of the optimizer, of what is trained.
+        """After a step of the optimizer, set average to decay * average + (1 - decay) * trained, for trained weights.
 
-        Where both start from random weights the decay grows to that of the yml.
+        The decay grows to that of the yml where both start from random weights.
         """
         steps, rest = divmod(current_iter, self.train.accumulate)
         if rest:
@@ -158,12 +194,12 @@ class TrainingMixin(BaseModel):
         torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """BasicSR's first call in an iteration."""
+        """Set the learning rate, and seed `generator`: BasicSR calls this first in every iteration."""
         super().update_learning_rate(current_iter, warmup_iter)
         self.generator.manual_seed(derive_seed("step", self.options.manual_seed, self.options.rank, current_iter))
 
     def get_current_log(self) -> Mapping[str, float]:
-        """The losses () of the last iteration, averaged over the ranks and fetched from the device, for the log."""
+        """The losses of the last iteration for the log, averaged over the ranks."""
         return self.reduce_loss_dict({name: value.detach().float() for name, value in self.losses.items()})
 
     # ------------------------------------------------------------------------------------------- saving and resuming
@@ -177,18 +213,18 @@ class TrainingMixin(BaseModel):
         param_key: str | list[str] = "params",
         **record: Any,
     ) -> None:
-        """Save networks as one file, whole or not at all. record: what else the file says, under further keys."""
+        """Save networks to one file atomically. record: further entries of the file."""
         checkpoints.save_network(self, net, net_label, current_iter, param_key, **record)
 
     def save_net_g(self, current_iter: int | str, **record: Any) -> None:
-        """Save the trained network as `params` and its average, where there is one, as `params_ema` of one file."""
+        """Save the trained network (`params`) and its average, where there is one (`params_ema`), to one file."""
         networks = {"params": self.net_g}
         if self.train.ema_decay:
             networks["params_ema"] = self.net_g_ema
         self.save_network([*networks.values()], "net_g", current_iter, param_key=[*networks], **record)
 
     def save_training_state(self, epoch: int, current_iter: int | str) -> None:
-        """Save what this training needs besides its networks to continue exactly."""
+        """Save what the training run needs besides its networks to continue exactly."""
         checkpoints.save_training_state(self, epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
@@ -199,8 +235,8 @@ class TrainingMixin(BaseModel):
         """What this rank needs besides networks, optimizers and schedulers to continue exactly after `current_iter`.
 
         Returns:
-            Tensors and plain containers, for `load_training_state`. 'gradients': of every parameter of every
-            optimizer, where some are accumulated for a step to come.
+            Tensors and plain containers, for `load_training_state`. 'gradients' holds those of every parameter of
+            every optimizer, where gradients are being accumulated.
         """
         state: dict[str, Any] = {"ema_warms_up": self.ema_warms_up}
         gradients = [[parameter.grad for parameter in _parameters(optimizer)] for optimizer in self.optimizers]
@@ -209,7 +245,7 @@ class TrainingMixin(BaseModel):
         return state
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `training_state` returned."""
+        """Restore what `training_state` returned."""
         self.ema_warms_up = state.get("ema_warms_up", True)
         for optimizer, gradients in zip(self.optimizers, state.get("gradients", ()), strict=False):
             for parameter, gradient in zip(_parameters(optimizer), gradients, strict=True):

@@ -1,4 +1,4 @@
-"""Validation on all ranks: they share out the set, results are gathered, and equal those of one process."""
+"""Validation on all ranks: they share the images of a set, and gather the same results that one process finds."""
 
 import math
 import os
@@ -30,25 +30,33 @@ BICUBIC = " of bicubic"
 
 @dataclass
 class Share:
-    """What one rank found. By the number of the image: its scores, or why it was left out, or that a signal stopped all
-    here; and the pictures for TensorBoard, (its name, (3, H, W) uint8)."""
+    """What one rank found, by the number of the image.
+
+    results: the scores, why the image was left out, or the signal that stopped the validation at it.
+    pictures: for TensorBoard, (name, (3, H, W) uint8).
+    """
 
     results: dict[int, dict[str, float] | str | ValidationStopped] = field(default_factory=dict)
     pictures: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
 
 
 class ValidationMixin(BaseModel):
-    """BasicSR's validation in the form that all stages use, under its own test.py and train.py too.
+    """BasicSR's validation hook as all stages implement it; it works in BasicSR's own train.py and test.py too.
 
-    The model provides `options`, `val`, `feed_data`, `test`, `output`, `gt`, and `draw() -> (3, H, W)`, the picture
-    for TensorBoard.
+    The model provides the attributes below, `feed_data`, `test`, which sets `output`, and `draw() -> (3, H, W)`, the
+    picture for TensorBoard in [0, 1].
+
+    output: (1, 3, H, W) RGB in [0, 1].
+    gt: like output, or None where the set has no GT.
     """
 
-    options: ModelOptions
+    options: ModelOptions[Any, Any]
     val: ValOptions
+    output: Tensor
+    gt: Any
 
     def build_metrics(self) -> None:
-        """Build every metric now, so that one that cannot be had ends the run in its first second."""
+        """Build all metrics now, so that a missing one ends the run in its first second."""
         for options in (self.val.metrics or {}).values():
             if options["type"] == "pyiqa":
                 build_metric(**{key: value for key, value in options.items() if key != "type"})
@@ -56,17 +64,18 @@ class ValidationMixin(BaseModel):
     def validation(
         self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool = False
     ) -> None:
-        """Restore and measure the images of a set, those that can be read.
+        """Restore and measure all images of a set that can be read.
 
         Args:
-            dataloader: its data set's items have 'lq' (3, h, w), 'lq_path', and maybe 'gt' (3, H, W); its batches are
-                not looked at.
+            dataloader: the items of its data set have 'lq' (3, h, w), 'lq_path', and maybe 'gt' (3, H, W). They are
+                read one by one, not in the loader's batches.
             current_iter: for the log and the images' names; the run's name in a test.
             tb_logger: on rank 0 only; None for no TensorBoard.
             save_img: whether to write the results.
         """
-        loader, name = readable(dataloader), dataloader.dataset.opt["name"]
-        # Only rank 0 has a tb_logger, and any rank may get the images that it is to show.
+        loader = readable(dataloader)
+        name = loader.dataset.opt["name"]
+        # Only rank 0 has a tb_logger, but any rank may get the images that it shows.
         has_logger = all_reduce_sum(torch.tensor(int(tb_logger is not None), device=self.device)).item()
         num_pictures = self.val.tb_images if has_logger else 0
         share = self._validate_share(loader, current_iter, num_pictures=num_pictures, save_img=save_img)
@@ -116,7 +125,7 @@ class ValidationMixin(BaseModel):
         """Results and pictures of all ranks. Raises ValidationStopped where one of them was stopped."""
         shares = [share]
         if self.options.world_size > 1:
-            shares = [None] * self.options.world_size
+            shares = [Share() for _ in range(self.options.world_size)]
             torch.distributed.all_gather_object(shares, share)
         results = dict(ChainMap(*(one.results for one in shares)))
         for stop in results.values():
@@ -138,9 +147,9 @@ class ValidationMixin(BaseModel):
         return {f"{metric}{BICUBIC}": score for metric, score in scores.items()}
 
     def _take_turns(self, count: int) -> Iterator[int]:
-        """Each number below count on one rank: who is done takes the next, so that none waits for more than an image.
+        """The numbers below count that this rank works on: a rank that is done takes the next, so none waits for long.
 
-        Shares dealt beforehand would let the ranks with the smaller images wait, in the end beyond the group's timeout.
+        Were the images dealt out beforehand, ranks with small images could wait beyond the timeout of their group.
         """
         if self.options.world_size == 1:
             yield from range(count)

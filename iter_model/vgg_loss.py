@@ -12,7 +12,7 @@ from basicsr_compat import register
 
 # Channels and convs of the blocks; a 2x2 max pool stands before each but the first.
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3))
-# What ImageNet's networks of torchvision expect, and what Caffe's do, of RGB in [0, 1].
+# Mean and standard deviation of RGB in [0, 1] that networks of torchvision, and of Caffe, expect.
 TORCHVISION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE = ((122.679 / 255, 116.669 / 255, 104.007 / 255), (1.0, 1.0, 1.0))
 
@@ -22,16 +22,19 @@ class VGGLoss(nn.Module):
     """loss_weight * a distance of images (b, 3, H, W), RGB in [0, 1], sides >= 8 -> () float32.
 
     The features after the last ReLU of each of the first four blocks of VGG16 are normalized to unit length at every
-    position; squared differences are summed over the channels and averaged over positions and blocks. It is no LPIPS:
-    its values compare with one another alone, and only for the same weights.
+    position; squared differences are summed over the channels and averaged over positions and blocks. This is not
+    LPIPS: compare its values only with each other, and only for the same weights.
 
     Args:
-        path: an .npz file with `conv{block}_{i}.weight` and `.bias`, b = 1..4, of a Caffe VGG16 whose first layer takes
-            RGB in [0, 1]. Without it torchvision's VGG16 is used, and downloaded (528 MB) where it is not yet there.
+        path: an .npz file with `conv{block}_{i}.weight` and `.bias`, blocks 1 to 4, of a Caffe VGG16 whose first layer
+            takes RGB. Without it torchvision's VGG16 is used, and downloaded (528 MB) where it is missing.
 
     Raises:
         ValueError: the file is damaged or holds other weights, or the download failed.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, loss_weight: float = 1.0, path: str | None = None) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class VGGLoss(nn.Module):
 
     def _fill(self, state: Mapping[str, Tensor], source: str) -> None:
         for block, layers in enumerate(self.blocks, 1):
-            for i, conv in enumerate((layer for layer in layers if isinstance(layer, nn.Conv2d)), 1):
+            for i, conv in enumerate((layer for layer in layers.children() if isinstance(layer, nn.Conv2d)), 1):
                 for name, parameter in conv.named_parameters():
                     value = state.get(f"conv{block}_{i}.{name}")
                     if value is None or value.shape != parameter.shape:
@@ -65,15 +68,15 @@ class VGGLoss(nn.Module):
                     parameter.data.copy_(value)
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """image, target (b, 3, H, W) RGB in [0, 1] -> ()."""
-        # Of the target no gradients: half of the backward pass.
+        """image, target (b, 3, H, W) RGB in [0, 1] -> () float32."""
+        # No gradients of the target: this saves half of the backward pass.
         with torch.no_grad():
             wanted = self.features(target)
         distances = [(x - y).square().sum(1).mean() for x, y in zip(self.features(image), wanted, strict=True)]
-        return self.loss_weight * sum(distances) / len(distances)
+        return self.loss_weight * sum(distances[1:], distances[0]) / len(distances)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """(b, 3, H, W) -> of every block (b, c, h, w) float32 of unit length over c."""
+        """(b, 3, H, W) RGB in [0, 1] -> for every block (b, c, h, w) float32 of unit length over c."""
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         features = []
         for block in self.blocks:
@@ -83,7 +86,11 @@ class VGGLoss(nn.Module):
 
 
 def read_npz(path: str) -> dict[str, Tensor]:
-    """The arrays of an .npz file as float32; nothing in it is executed."""
+    """The arrays of an .npz file as float32; nothing in it is executed.
+
+    Raises:
+        ValueError: there is no such file, or it is damaged.
+    """
     if not Path(path).is_file():
         raise ValueError(f"VGGLoss: path={path!r} is not a file; without path torchvision's VGG16 is downloaded")
     try:
@@ -94,7 +101,7 @@ def read_npz(path: str) -> dict[str, Tensor]:
 
 
 def download() -> dict[str, Tensor]:
-    """torchvision's VGG16, by the names of the .npz file."""
+    """The weights of torchvision's VGG16 under the names of the .npz file. Raises ValueError if it cannot be had."""
     from torchvision.models import VGG16_Weights
 
     try:

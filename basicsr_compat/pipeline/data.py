@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from basicsr.data import build_dataloader, build_dataset
@@ -188,6 +188,12 @@ def validation_loader(phase: str, opt: dict[str, Any], check_stop: Callable[[], 
     return ReadableLoader(build_dataloader(dataset, section), check_stop)
 
 
+class ValidationItems(Items, Protocol):
+    """A data set for validation or test; opt: its section of the options."""
+
+    opt: Mapping[str, Any]
+
+
 class ReadableItems(Dataset):
     """Items of a validation or test set; {"unreadable": reason} for one that cannot be used."""
 
@@ -228,7 +234,7 @@ class ReadableLoader:
     """
 
     def __init__(self, loader: DataLoader, check_stop: Callable[[], None] | None = None) -> None:
-        self.dataset = cast(Items, loader.dataset)  # PyTorch's type has no length
+        self.dataset = cast(ValidationItems, loader.dataset)  # PyTorch's type has no length
         self.num_workers = loader.num_workers
         self.items = ReadableItems(self.dataset)
         self.skipped: list[str] = []

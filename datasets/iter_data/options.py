@@ -50,14 +50,14 @@ class DatasetOptions(LoaderOptions):
     use_hflip, use_rot: random flips and quarter turns.
     gt_resize_range: [low, high] in (0, 1]: the GT is shrunk by a random factor before it is cropped, which gives
         a small training set more scales; off by default.
-    pad_small_gt: reflect-pad images smaller than the crop, as BasicSR does; by default they are an error.
+    pad_small_gt: pad images smaller than the crop by reflection, as BasicSR does; by default they are an error.
     gt_usm: sharpen the GT crops by Real-ESRGAN's unsharp masking before they are degraded, in training only. The
         networks then learn to restore sharpened images. Must be the same in stage I and in stages II and III; off, as
         in the authors' released options.
     degradation: `type` names a class of `DEGRADATION_REGISTRY`, the other keys are its options; by default
         `SecondOrderDegradation` with Real-ESRGAN's values.
     degrade_in_worker: whether items are LQ and GT for any BasicSR model, instead of GT and what the degradation draws.
-    seed: of the degradations in validation and tests.
+    seed: chooses the degradations in validation and tests.
     """
 
     scale: Count

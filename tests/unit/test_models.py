@@ -8,7 +8,7 @@ from basicsr.models import build_model
 from small_models import iter_model_of, options, vqgan_model
 from small_networks import VQGAN, config, photo, small_iter
 
-from basicsr_compat.schema import read_section
+from basicsr_compat.schema import OptionProblems, read_section
 from iter_arch import SamplingConfig, load_pretrained, save_pretrained
 from iter_model.options import ITERValOptions
 
@@ -85,6 +85,14 @@ def test_gan_starts_when_the_yml_says_so_and_trains_both_networks(tmp_path):
     log = train(model, 1, IMAGES, first=2)
     assert {"l_gan", "l_d_real", "l_d_fake"} <= set(log[0])
     assert any(not torch.equal(v, before[k]) for k, v in model.net_d.state_dict().items())
+
+
+def test_a_gan_loss_without_a_discriminator_names_what_is_missing(tmp_path):
+    """BasicSR's own train.py checks no options before it builds the model."""
+    opt = options(tmp_path, gan_opt={"type": "GANLoss", "gan_type": "hinge"})
+    opt |= {"model_type": "SwinVQGANModel", "network_g": {"type": "SwinVQGAN", **VQGAN}}
+    with pytest.raises(OptionProblems, match="network_d is missing(.|\n)*train.optim_d is missing"):
+        build_model(opt)
 
 
 def test_accumulated_gradients_equal_those_of_the_joint_batch(tmp_path):

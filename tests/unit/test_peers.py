@@ -7,6 +7,7 @@ import peers
 import pytest
 import torch
 from basicsr.models import build_model
+from basicsr.utils.registry import MODEL_REGISTRY
 from photos import save, smooth
 from pickles import Code
 from PIL import Image
@@ -107,6 +108,15 @@ def test_scale_and_tile_must_fit_the_network(tmp_path):
         build_model(model_options(tmp_path, scale=4))
     with pytest.raises(ValueError, match="val.tile=8 must be at least 32"):
         build_model(model_options(tmp_path, val={"tile": 8}))
+
+
+def test_a_yml_without_the_networks_file_names_the_option(tmp_path):
+    options = model_options(tmp_path, path={})
+    missing = "path.pretrain_network_g is missing: name a checkpoint"
+    with pytest.raises(ValueError, match=missing):
+        build_model(options)
+    problems = MODEL_REGISTRY.get("SpandrelModel").option_problems(options, False, {})
+    assert any(problem.startswith(missing) for problem in problems)
 
 
 # ---------------------------------------------------------------------------------------------------- basicsr upscale
