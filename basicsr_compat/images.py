@@ -22,8 +22,8 @@ from basicsr_compat.image_files.errors import UnreadableImage
 from basicsr_compat.image_files.metadata import Metadata, metadata_of, metadata_of_deep_tiff
 from basicsr_compat.image_files.pixels import FORMATS
 
-__all__ = ["FORMATS", "Frame", "MAX_PIXELS", "Metadata", "Photo", "SUFFIXES", "UnreadableImage", "decode_image",
-           "image_kind", "is_image", "is_whole", "printable", "read_frames", "read_photo"]  # fmt: skip
+__all__ = ["FORMATS", "Frame", "MAX_PIXELS", "Metadata", "Photo", "SUFFIXES", "UnreadableImage", "content_of",
+           "decode_image", "image_kind", "is_image", "is_whole", "printable", "read_frames", "read_photo"]  # fmt: skip
 
 # Names under which images are found; what a file is, its content says.
 SUFFIXES = tuple(
@@ -175,6 +175,18 @@ def is_whole(path: str | os.PathLike) -> bool:
         return False
 
 
+def content_of(path: str | os.PathLike) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UnreadableImage: it is a device or a pipe, which may never end.
+        OSError, ValueError: as `open`.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UnreadableImage("it is a device or a pipe, not a file")
+    return Path(path).read_bytes()
+
+
 def printable(text: str) -> str:
     """`text` on one line that any terminal and log can show: a file may be called by line breaks and broken UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
@@ -211,10 +223,8 @@ def _photo(decoded: _Decoded) -> Photo:
 
 def _of_file(path: str | os.PathLike, read: Callable[[bytes], _T]) -> _T:
     """What `read` makes of a file's content; UnreadableImage names it."""
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise UnreadableImage(f"{path}: it is a device or a pipe, not a file")  # which may never end
     try:
-        data = Path(path).read_bytes()
+        data = _named(path, lambda: content_of(path))
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror or error}") from error
     except ValueError as error:  # a name with a NUL

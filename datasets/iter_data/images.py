@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from basicsr_compat.files import atomic_write
-from basicsr_compat.images import SUFFIXES, UnreadableImage, decode_image, printable
+from basicsr_compat.images import SUFFIXES, UnreadableImage, content_of, decode_image, printable
 
 Result = TypeVar("Result")
 # Of files that are passed over.
@@ -74,18 +74,18 @@ def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda err
         on_wait: called with the reason before each of the `PAUSES`.
 
     Raises:
-        UnreadableImage: the file cannot be opened, but others in its folder can.
+        UnreadableImage: the file cannot be opened, but others in its folder can; or it is a device or a pipe.
         OSError: its folder did not answer during all `PAUSES`.
     """
     pauses = iter(PAUSES)
     while True:
         try:
-            return Path(path).read_bytes()
+            return content_of(path)
         except ValueError as error:  # a name with a NUL
             raise UnreadableImage(str(error)) from error
         except OSError as error:
             if _answers(path):
-                return _read_once(path)  # the folder may have come back since
+                return read_once(path)  # the folder may have come back since
             pause = next(pauses, None)
             if pause is None:
                 raise OSError(
@@ -96,11 +96,12 @@ def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda err
             time.sleep(pause)
 
 
-def _read_once(path: str | Path) -> bytes:
+def read_once(path: str | Path) -> bytes:
+    """Read a file. Raises UnreadableImage where that is not possible."""
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
+        return content_of(path)
+    except (OSError, ValueError) as error:  # a name with a NUL
+        raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
 
 
 def _answers(path: str | Path) -> bool:
@@ -109,7 +110,7 @@ def _answers(path: str | Path) -> bool:
     try:
         with os.scandir(os.path.dirname(path) or ".") as entries:
             for entry in entries:
-                if entry.name == os.path.basename(path) or entry.is_dir():
+                if entry.name == os.path.basename(path) or not entry.is_file():
                     continue
                 try:
                     with open(entry.path, "rb") as file:
@@ -126,7 +127,7 @@ def _answers(path: str | Path) -> bool:
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as (h, w, 3) uint8 BGR. Raises UnreadableImage, also where it cannot be opened."""
-    return decode_image(_read_once(path))
+    return decode_image(read_once(path))
 
 
 def read_listed(path: str | Path) -> np.ndarray:

@@ -16,7 +16,16 @@ from tqdm import tqdm
 from basicsr_compat.pipeline.yml import read_yml
 from iter_data.degradation import read_degradation
 from iter_data.filtering import Thresholds
-from iter_data.images import UnreadableImage, decode_image, in_threads, list_images, read_image, to_image, write_png
+from iter_data.images import (
+    UnreadableImage,
+    decode_image,
+    in_threads,
+    list_images,
+    read_image,
+    read_once,
+    to_image,
+    write_png,
+)
 from iter_data.lists import make_filtered, make_meta_info
 from iter_data.preview import contact_sheet
 from iter_data.real_sets import SETS, make_real_set
@@ -51,7 +60,8 @@ def make_lmdb(folder: str, output: str) -> list[str]:
             raise PrepareError(f"{path} gives a key of {len(key)} bytes; LMDB allows {_MAX_LMDB_KEY}: shorten its name")
         names[key] = path
     # pages of 4096 bytes: the value's own and its share of the tree
-    map_size = 2**20 + sum(4096 * (os.path.getsize(path) // 4096 + 4) for path in names.values())
+    sizes = [os.path.getsize(path) for path in names.values() if os.path.exists(path)]
+    map_size = 2**20 + sum(4096 * (size // 4096 + 4) for size in sizes)
     _refuse_existing(output)
     unfinished = Path(f"{output}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -59,8 +69,8 @@ def make_lmdb(folder: str, output: str) -> list[str]:
     skipped, lines, batch = [], [], []
     with lmdb.open(str(unfinished), map_size=map_size) as environment:
         for key, path in tqdm(sorted(names.items()), unit="image", disable=None):
-            data = Path(path).read_bytes()
             try:
+                data = read_once(path)
                 height, width = decode_image(data).shape[:2]
             except UnreadableImage as error:
                 skipped.append(f"{path}: {error}")

@@ -132,12 +132,14 @@ def test_an_unreadable_file_is_named_skipped_and_told_by_the_exit_code(tmp_path,
     (tmp_path / "photos" / "cut.jpg").write_bytes(data[: len(data) // 2])
     (tmp_path / "photos" / "text.png").write_text("not an image")
     (tmp_path / "photos" / "empty.png").touch()
+    (tmp_path / "photos" / "link.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "photos" / "pipe.png")  # to read it would take forever
     assert main([part.format("photos") for part in command]) == 1
     error = capsys.readouterr().err
-    assert all(f"skipped photos/{name}" in error for name in ("cut.jpg", "text.png", "empty.png"))
+    assert all(f"skipped photos/{name}.png" in error for name in ("text", "empty", "link", "pipe"))
     # OpenCV 4 would fill what is missing with gray
     assert re.search(r"cut\.jpg.*: it is truncated", error)
-    assert "3 files were skipped" in error and "good" not in error
+    assert "5 files were skipped" in error and "good" not in error
 
 
 def test_problems_end_with_exit_code_2_and_name_the_path(tmp_path, capsys):
