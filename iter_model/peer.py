@@ -16,6 +16,7 @@ from basicsr_compat.schema import format_error
 from iter_arch.iter_arch import ITER, OnRows
 from iter_arch.pretrained.download import find_checkpoint
 from iter_arch.progress import OnProgress
+from iter_arch.sampling import SamplingConfig
 from iter_arch.tiling import TilePiece, blend, blend_strips, make_tiles, run_tiles
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class PeerNetwork(nn.Module):
         batch: int | None = None,
         on_progress: OnProgress | None = None,
         on_rows: OnRows | None = None,
-        config: None = None,
+        config: SamplingConfig | None = None,
         seed: int = 0,
     ) -> PeerRestored:
         """Restore images, large ones in feathered tiles.
@@ -106,7 +107,7 @@ class PeerNetwork(nn.Module):
             batch: tiles that go through together, default the images of the batch.
             on_progress: called with (done, total) after every batch of tiles. What it raises ends the restoration.
             on_rows: called with (top, rows) from top to bottom, as in `ITER.restore`; the image is then not kept.
-            config, seed: None and 0; there is no sampling, but photos are restored by ITER and by others alike.
+            config, seed: ignored, as there is no sampling; `ITER.restore` has them too.
 
         Returns:
             PeerRestored, the image in the dtype of ``lq``.

@@ -92,8 +92,8 @@ def _failed(error: Exception, args: argparse.Namespace, begun: bool) -> int:
     if args.traceback or os.environ.get(TRACEBACK_VARIABLE) or not understood:
         raise error
     rank = f" (rank {os.environ['RANK']})" if args.launcher != "none" and "RANK" in os.environ else ""
-    several = isinstance(error, OptionProblems) and len(error.problems) > 1
-    for problem in error.problems if several else [format_error(error)]:
+    several = error.problems if isinstance(error, OptionProblems) and len(error.problems) > 1 else None
+    for problem in several or [format_error(error)]:
         print(f"basicsr {args.command}{rank}: error: {problem}", file=sys.stderr)
     print("(--traceback shows where)", file=sys.stderr)
     return 1 if begun else 2

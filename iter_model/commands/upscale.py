@@ -91,7 +91,7 @@ def make_restorers(args: argparse.Namespace, local_rank: int | None = None) -> l
     from iter_arch import SamplingConfig
     from iter_arch.color import check_levels
     from iter_arch.precision import choose_dtype
-    from iter_model.peer import load_network
+    from iter_model.peer import PeerNetwork, load_network
     from iter_model.photo.devices import choose_batch, choose_devices, choose_tile, choose_whole
     from iter_model.photo.restorer import Restorer
 
@@ -101,10 +101,12 @@ def make_restorers(args: argparse.Namespace, local_rank: int | None = None) -> l
     devices = choose_devices(args.device, local_rank)
     dtypes = [choose_dtype(args.precision, device) for device in devices]
     loaded = load_network(args.model)
-    config = sampling_config(args, loaded.sampling) if hasattr(loaded, "sampling") else None
-    if config is None:
+    config = None
+    if isinstance(loaded, PeerNetwork):
         _refuse_control(args, loaded.architecture)
         dtypes = [loaded.usable(dtype, args.precision) for dtype in dtypes]
+    else:
+        config = sampling_config(args, loaded.sampling)
     tile = choose_tile(args.tile, loaded)
     restorers = []
     for index, (device, dtype) in enumerate(zip(devices, dtypes, strict=True)):

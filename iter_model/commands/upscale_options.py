@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -197,7 +197,7 @@ def add_messages(group: Arguments) -> None:
     group.add_argument("--help-all", action="help", help="explain all options and exit")
 
 
-def _flags(sampling: dict[str, bool | float | str]) -> str:
+def _flags(sampling: Mapping[str, object]) -> str:
     words = []
     for name, value in sampling.items():
         flag = name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""A restored photo as it grows from top to bottom: resized and rounded row by row, without a float copy of it."""
+"""Collects a restored photo from top to bottom, resized and rounded row by row, without a float copy of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iter_model.photo.levels import DEPTHS, quantized
 
 # Rows of the result that are resized at a time.
 STRIP_ROWS = 128
-# Of Pillow's Lanczos filter, in pixels of the coarser of the two images.
+# Radius of Pillow's Lanczos filter, in pixels of the coarser of the two images.
 LANCZOS_RADIUS = 3
 
 Size = tuple[int, int]
@@ -21,11 +21,11 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSize:
-    """Of which size results are. At most one of ``outscale``, (``width``, ``height``) and ``max_side`` is given.
+    """The size of results; at most one of ``outscale``, (``width``, ``height``), and ``max_side`` is given.
 
     outscale: sides of the result over those of the photo; by default the scale of the network.
-    width, height: of the result; where one is left out, the proportions stay.
-    max_side: larger results are reduced to it, smaller ones stay.
+    width, height: pixels of the result; where only one is given, the result keeps the photo's proportions.
+    max_side: longest side in pixels; larger results are reduced to it.
     """
 
     outscale: float | None = None
@@ -37,7 +37,7 @@ class OutputSize:
         """(height, width) of the result for a photo of this (height, width) and the scale of the network.
 
         Raises:
-            ValueError: that is more than the largest photo becomes without these options.
+            ValueError: the result would have more pixels than that of the largest photo has without these options.
         """
         height, width = self._wanted(size, scale)
         most = scale**2 * max(MAX_PIXELS, size[0] * size[1])
@@ -47,11 +47,10 @@ class OutputSize:
 
     def _wanted(self, size: Size, scale: int) -> Size:
         height, width = size
-        if self.width or self.height:
-            return (
-                self.height or max(1, round(height * self.width / width)),
-                self.width or max(1, round(width * self.height / height)),
-            )
+        if self.width:
+            return self.height or max(1, round(height * self.width / width)), self.width
+        if self.height:
+            return self.height, max(1, round(width * self.height / height))
         factor = self.outscale or scale
         if self.max_side:
             factor = min(factor, self.max_side / max(size))
@@ -59,9 +58,10 @@ class OutputSize:
 
 
 class Canvas:
-    """Collects rows of an image, (n, W, C) float32 in [0, 1], as numbers of ``bits`` bits, resized to ``target``.
+    """Collects rows of an image, (n, W, C) float32 in [0, 1], resized to ``target`` and rounded to ``bits`` bits.
 
-    pixels: (target height, target width, C); complete after the last row of the source.
+    source, target: (height, width). bits: one of `DEPTHS`.
+    pixels: (target height, target width, C), complete after the last row of the source.
     """
 
     def __init__(self, source: Size, target: Size, channels: int, bits: int) -> None:
@@ -71,25 +71,25 @@ class Canvas:
         self._top = 0
 
     def push(self, rows: np.ndarray) -> None:
-        """Add the next rows of the source."""
+        """Add the next rows of the source, (n, W, C) float32 in [0, 1]."""
         for finished in self._resizer.push(rows) if self._resizer else (rows,):
             self.pixels[self._top : self._top + len(finished)] = quantized(finished, self._bits)
             self._top += len(finished)
 
 
 class _RowResizer:
-    """Pillow's Lanczos filter on an image that comes in rows; what comes out is that of the whole image."""
+    """Pillow's Lanczos filter on an image that comes in rows; the result equals that of the whole image."""
 
     def __init__(self, source: Size, target: Size) -> None:
         self.source, self.target = source, target
         self.ratio = source[0] / target[0]
         self.reach = int(np.ceil(LANCZOS_RADIUS * max(1, self.ratio))) + 1
         self.top = self.done = 0
-        self.held: np.ndarray | None = None
+        self.held = np.empty((0, 0, 0), np.float32)
 
     def push(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Take the next rows of the source, and hand on those of the target that do not depend on later ones."""
-        self.held = rows if self.held is None else np.concatenate([self.held, rows])
+        """Take the next rows of the source, and yield those of the target that do not depend on later ones."""
+        self.held = np.concatenate([self.held, rows]) if len(self.held) else rows
         seen = self.top + len(self.held)
         ready = self.target[0] if seen == self.source[0] else int((seen - self.reach) / self.ratio)
         while self.done < min(ready, self.target[0]):

@@ -1,34 +1,38 @@
-"""Where photos are restored: devices by name, and how much goes through them together."""
+"""Where photos are restored: devices by name, and how many tiles go through them together."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from iter_arch import ITER
+if TYPE_CHECKING:
+    from iter_arch import ITER
+    from iter_model.peer import PeerNetwork
 
 # Pixels of the restored image; the side of a tile in the input is this divided by the scale.
 DEFAULT_TILE = 512
-# Pixels of the restored image that go through a light network as one tile, and channels at its end, at most.
+# Most pixels of the restored image that go through a light network as one tile; most channels at the end of such a one.
 WHOLE, LIGHT = 1024**2, 32
 # Tiles that go through together on a GPU, where memory allows it.
 DEFAULT_BATCH = 16
 
 
 def choose_devices(names: str, local_rank: int | None = None) -> list[torch.device]:
-    """The devices of --device, 'auto', 'cpu', 'mps', 'cuda', 'cuda:N' or several of them with commas between.
+    """The devices of --device: 'auto', 'cpu', 'mps', 'cuda', 'cuda:N', or several of them with commas between.
 
-    local_rank: number of this process among those that share the photos on this machine; each has a GPU of its own
-        where there are enough and none is named.
+    local_rank: number of this process among those that share the photos on this machine; where no GPU is named, each
+        process takes another one.
 
     Raises:
-        ValueError: there is no such device here; says which there are.
+        ValueError: this machine has no such device; the message says which it has.
     """
     return [choose_device(name.strip(), local_rank) for name in names.split(",")]
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """One device by name; 'auto' is the first GPU, else Apple's, else the CPU. Raises ValueError, as above."""
+    """One device by name; 'auto' is the first GPU, else Apple's, else the CPU. See `choose_devices`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = name.partition(":")
@@ -47,10 +51,11 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     return torch.device(name)
 
 
-def choose_batch(batch: int | None, net: ITER, tile: int | None, device: torch.device) -> int:
-    """Tiles that go through together for --batch; on a CUDA GPU by default as many as fit into half of its free memory.
+def choose_batch(batch: int | None, net: ITER | PeerNetwork, tile: int | None, device: torch.device) -> int:
+    """How many tiles go through the network together, for --batch.
 
-    On a CPU they would be no faster together.
+    By default as many as fit into half of the free memory of a CUDA GPU, and one on other devices, where several would
+    be no faster. Raises ValueError for a number below 1.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"--batch={batch} must be at least 1")
@@ -59,13 +64,13 @@ def choose_batch(batch: int | None, net: ITER, tile: int | None, device: torch.d
     if batch is None:
         side = net.scale * tile if tile else DEFAULT_TILE
         # Measured on the decoder: six maps of the image's size with the channels of its last level.
-        tile_bytes = 6 * 4 * _last_channels(getattr(net, "vqgan", net)) * side**2
+        tile_bytes = 6 * 4 * _last_channels(net) * side**2
         batch = min(DEFAULT_BATCH, max(1, torch.cuda.mem_get_info(device)[0] // 2 // tile_bytes))
     return batch
 
 
-def choose_tile(tile: int | None, net: ITER) -> int | None:
-    """Side of tiles in LQ pixels for --tile, None for no tiles."""
+def choose_tile(tile: int | None, net: ITER | PeerNetwork) -> int | None:
+    """LQ pixels of a tile's side for --tile, None for no tiles. Raises ValueError where that is too small."""
     if tile is None:
         return max(DEFAULT_TILE // net.scale, net.multiple)
     if tile != 0 and tile < net.multiple:
@@ -73,27 +78,31 @@ def choose_tile(tile: int | None, net: ITER) -> int | None:
     return tile or None
 
 
-def choose_whole(tile: int | None, net: ITER) -> int:
-    """LQ pixels of a photo that a light network restores as one tile, where --tile is not given: at the size of four
-    tiles it needs no more memory than a heavy one does for one, and takes half the time, for tiles overlap."""
-    if tile is not None or not hasattr(net, "vqgan") or _last_channels(net.vqgan) > LIGHT:
+def choose_whole(tile: int | None, net: ITER | PeerNetwork) -> int:
+    """Most LQ pixels of a photo that is restored as one tile although --tile is not given; 0 for a heavy network.
+
+    A light network needs no more memory for four tiles than a heavy one for one. As tiles overlap, one large tile takes
+    half the time.
+    """
+    if tile is not None or not hasattr(net, "vqgan") or _last_channels(net) > LIGHT:
         return 0
     return WHOLE // net.scale**2
 
 
-def _last_channels(net: nn.Module) -> int:
-    """Of the last convolution's input."""
-    channels = [layer.in_channels for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+def _last_channels(net: ITER | PeerNetwork) -> int:
+    """Channels of the input of the last convolution; of an ITER, that of its decoder."""
+    whole: nn.Module = getattr(net, "vqgan", net)
+    channels = [layer.in_channels for layer in whole.modules() if isinstance(layer, nn.Conv2d)]
     return channels[-1] if channels else 3
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device has run out of memory; Apple's says it in words only."""
+    """Whether a device has run out of memory, which Apple's devices only say in words."""
     return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
 
 
 def free_cached_memory() -> None:
-    """Give back what PyTorch keeps of a device's memory for later."""
+    """Free the memory of devices that PyTorch caches."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

@@ -75,7 +75,8 @@ def plan(
     _check_folder(output, ext)
     if "/" in suffix or "\0" in suffix or os.sep in suffix:
         raise ValueError(f"--suffix={suffix!r} must be a part of a file's name, without slashes")
-    photos, passed_over = {}, []
+    photos: dict[Path, Path] = {}
+    passed_over: list[Path] = []
     for given in inputs:
         for root in _expand(given):
             found = list(_files(root, output, recursive))

@@ -11,14 +11,15 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from basicsr_compat.images import MAX_PIXELS, Frame, Metadata, Photo, read_frames
-from iter_arch import Prepared
+from iter_arch import Prepared, Restored
+from iter_model.peer import PeerRestored
 from iter_model.photo.controlled import Controls, Extras
 from iter_model.photo.folders import Job, oversized
 from iter_model.photo.metadata import corrected
 from iter_model.photo.processes import Processes
 from iter_model.photo.progress import Reporter
 from iter_model.photo.reader import FAILURES, Item, grouped, read_ahead
-from iter_model.photo.restorer import Control, Outcome, Restorer
+from iter_model.photo.restorer import Outcome, Restorer
 from iter_model.photo.writer import WRITERS, fits, left_out, write_frames, write_photo
 
 # Photos that are read ahead while one is restored.
@@ -145,15 +146,17 @@ class _Workers:
 
     def _restore_each(self, index: int, group: list[Item]) -> list[Result | Exception]:
         """What becomes of each photo of a group: restored, or why not. A group that fails is tried one by one."""
-        if isinstance(group[0].photo, Exception):
-            return [group[0].photo]
+        job, first = group[0]
+        if isinstance(first, Exception):
+            return [first]
+        photos = [item.photo for item in group if not isinstance(item.photo, Exception)]  # a failure stands alone
         try:
-            if group[0].photo.frames > 1 and self._output.all_frames:
-                return [self._restore_frames(index, group[0].job)]
+            if first.frames > 1 and self._output.all_frames:
+                return [self._restore_frames(index, job)]
             if self._controls is not None:
-                return [self._restore_controlled(index, *group[0], self._controls)]
+                return [self._restore_controlled(index, job, first, self._controls)]
             start = time.perf_counter()
-            outcomes = self._restore_photos(index, group[0].job, [item.photo for item in group])
+            outcomes = self._restore_photos(index, job, photos)
             seconds = (time.perf_counter() - start) / len(group)
             return [Result([Frame(one.photo, None, None, False)], one.start_step, seconds) for one in outcomes]
         except FAILURES as error:
@@ -177,21 +180,19 @@ class _Workers:
         if self._known[index][0] != job.source:
             self._known[index] = job.source, {}
         control = controls.control(job, photo, restorer, self._known[index][1])
-        outcome = self._restore_photos(index, job, [photo], control)[0]
+        told = self._told(index, job.source.name, str(job.source))
+        outcome = restorer.restore_controlled(photo, control, **told)
         told = self._told(index, f"maps of {job.source.name}", str(job.source))
         extras = controls.extras(photo, restorer, control, outcome, **told)
         frames = [Frame(outcome.photo, None, None, False)]
         return Result(frames, outcome.start_step, time.perf_counter() - start, extras)
 
-    def _restore_photos(
-        self, index: int, job: Job, photos: list[Photo], control: Control | None = None
-    ) -> list[Outcome]:
+    def _restore_photos(self, index: int, job: Job, photos: list[Photo]) -> list[Outcome[Restored | PeerRestored]]:
         name = f"{job.source}" + (f" and {len(photos) - 1} more" if len(photos) > 1 else "")
-        told = self._told(index, job.source.name, name)
-        return self._restorers[index].restore_group(photos, control=control, **told)
+        return self._restorers[index].restore_group(photos, **self._told(index, job.source.name, name))
 
     def _told(self, index: int, title: str, name: str) -> dict[str, Any]:
-        """What a Restorer tells, and is told, meanwhile."""
+        """The arguments by which a Restorer reports, and is stopped."""
         return {
             "progress": self._reporter.photo_bar(index, title),
             "cancelled": self._stopped.is_set,

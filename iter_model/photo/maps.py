@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -49,7 +50,7 @@ class Panel(NamedTuple):
     note: str = ""
 
 
-def panel_size(size: Size, width: int = WIDTH) -> Size:
+def panel_size(size: Sequence[int], width: int = WIDTH) -> Size:
     """(height, width) of a panel that shows an image of this (height, width)."""
     factor = min(width / size[1], TALLEST * width / size[0])
     return max(1, round(factor * size[0])), max(1, round(factor * size[1]))

@@ -1,5 +1,8 @@
-"""PNG files of 16 bits per channel, which Pillow cannot write in color nor OpenCV as gray with alpha; and large ones,
-of which Pillow makes a second copy, of four bytes a pixel."""
+"""A writer of PNG files that Pillow and OpenCV cannot write, or not well.
+
+With 16 bits per channel, Pillow writes no color, and OpenCV no gray with alpha. Of large photos, Pillow makes a copy of
+four bytes per pixel.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def encode_png(photo: Photo, bits: int) -> Iterator[bytes]:
-    """The file of a photo with 8 or 16 bits per channel, part by part, so that a large one is never held twice."""
+    """Yield a PNG file part by part, so that a large one is never held twice. bits: 8 or 16 per channel."""
     height, width = photo.rgb.shape[:2]
     channels = (1 if photo.is_gray else 3) + (photo.alpha is not None)
     yield png.SIGNATURE
@@ -51,7 +54,7 @@ def _pixels(photo: Photo, bits: int, channels: int) -> Iterator[bytes]:
         filtered = np.full((len(rows), 1 + length), 2, np.uint8)
         np.subtract(rows, np.concatenate([above, rows[:-1]]), out=filtered[:, 1:])
         above = rows[-1:]
-        yield _chunk(b"IDAT", compressor.compress(filtered))
+        yield _chunk(b"IDAT", compressor.compress(filtered.data))
     yield _chunk(b"IDAT", compressor.flush())
 
 

@@ -1,4 +1,4 @@
-"""The tokens of a result in a file, so that a part of it can be drawn anew later (ITER, arXiv:2312.05616)."""
+"""Files with the tokens of a result, so that a region of it can be redrawn later (ITER, arXiv:2312.05616)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ MAX_BYTES = 1 << 26
 
 
 class TokenFile(NamedTuple):
-    """tokens: (1, h, w) int64 of the padded photo. size: height and width of the photo. model: checksum of the weights.
-    seed: that they were drawn with."""
+    """The tokens of a result.
+
+    tokens: (1, h, w) int64, of the padded photo.
+    size: (height, width) of the photo.
+    model: `model_checksum` of the network.
+    seed: that the tokens were drawn with.
+    """
 
     tokens: Tensor
     size: tuple[int, int]
@@ -29,7 +34,7 @@ class TokenFile(NamedTuple):
 
 
 def model_checksum(net: nn.Module) -> str:
-    """Equal for networks with equal weights, in the same precision."""
+    """A SHA-256 of all weights; equal for networks with equal weights in the same precision."""
     digest = hashlib.sha256()
     for name, x in sorted(net.state_dict().items()):
         digest.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())
@@ -38,7 +43,7 @@ def model_checksum(net: nn.Module) -> str:
 
 
 def write_tokens(path: str | os.PathLike, found: TokenFile) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file of tokens atomically. Raises OSError."""
     content = found._asdict() | {"format": FORMAT, "tokens": found.tokens[0].tolist()}
     with atomic_write(path) as temporary:
         Path(temporary).write_text(json.dumps(content), encoding="utf-8")
@@ -48,7 +53,7 @@ def read_tokens(path: str | os.PathLike) -> TokenFile:
     """Read what `write_tokens` wrote.
 
     Raises:
-        ValueError: it is no such file; names the file, the field and the rule.
+        ValueError: it is no such file; the message names the file, the field, and the rule.
         OSError: it cannot be read.
     """
     if os.path.getsize(path) > MAX_BYTES:
@@ -63,17 +68,18 @@ def read_tokens(path: str | os.PathLike) -> TokenFile:
     rules = {
         "seed": (_is_whole(content.get("seed"), 2**63), "a whole number from 0 on"),
         "model": (isinstance(content.get("model"), str), "the checksum of the weights"),
-        "size": (_is_list(size, 2) and all(_is_whole(x, 2**20) for x in size), "height and width"),
+        "size": (_is_size(size), "height and width"),
         "tokens": (_is_map(tokens), "rows of equal length of whole numbers from 0 on"),
     }
     for name, (fits, rule) in rules.items():
         if not fits:
             raise ValueError(f"{path}: {name} must be {rule}")
-    return TokenFile(torch.tensor([tokens]), tuple(size), content["model"], content["seed"])
+    height, width = content["size"]
+    return TokenFile(torch.tensor([tokens]), (height, width), content["model"], content["seed"])
 
 
 def check_tokens_fit(path: Path, found: TokenFile, size: tuple[int, int], model: str) -> None:
-    """Raise a ValueError unless the tokens are those of a photo of this size, restored by weights of this checksum."""
+    """Raise ValueError unless the tokens belong to a photo of this (height, width) and to weights of this checksum."""
     if found.size != size:
         raise ValueError(
             f"{path}: size={list(found.size)} must be that of the photo, {list(size)}: give the photo that was restored"
@@ -86,8 +92,8 @@ def _is_whole(value: Any, limit: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limit
 
 
-def _is_list(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_whole(side, 2**20) for side in value)
 
 
 def _is_map(rows: Any) -> bool:

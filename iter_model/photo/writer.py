@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -121,7 +121,7 @@ def _eight_bits(photo: Photo, *, flat: bool = False) -> Image.Image:
     """As Pillow has it; ``flat``: alpha laid over white."""
     if photo.alpha is None and not photo.is_gray and photo.rgb.dtype == np.uint8:
         return Image.fromarray(photo.rgb)
-    parts = (rows_of(photo, 8, strip) for strip in strips(photo))
+    parts: Iterator[np.ndarray] = (rows_of(photo, 8, strip) for strip in strips(photo))
     if flat and photo.alpha is not None:
         parts = map(over_white, parts)
     levels = np.concatenate([*parts])

@@ -1,7 +1,7 @@
-"""What the page of `basicsr web` does when a field is used; Gradio calls it, each time with the visitor's request.
+"""What the page of `basicsr web` does when a field is used; Gradio calls these actions with the visitor's request.
 
-Every action returns new values of fields, in the order in which `page` names them. What a visitor does wrong is said in
-the status line; anything else is a fault, and keeps its traceback.
+Every action returns new values of fields, in the order in which `page` names them. The status line says what a visitor
+did wrong; any other error is a fault and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from iter_model.web.film import frame, write_film
 from iter_model.web.visitors import Visitor, Visitors
 
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
-# Sides in pixels: of an example, of what the brush paints on, of a picture among others.
+# Sides in pixels: of an example, of the picture that the brush paints on, of a picture in a gallery.
 THUMBNAIL, CANVAS, SMALL = 80, 800, 1024
 MAP_WIDTH = 720  # as large as a gallery shows it
-# Of a photo: its maps take three float copies of the result.
+# Most pixels of a photo with maps, which take three float copies of the result.
 MAPS_PIXELS = 1_000_000
+# A job of a visitor for a photo; it returns new values of fields.
+Compute = Callable[[Visitor, Photo, Job], tuple]
 
 
 class Shown(NamedTuple):
-    """The status line, the pictures of the slider, the file to download; `gr.skip()` leaves one as it is."""
+    """The status line, the pictures of the slider, and the file to download; `gr.skip()` leaves one unchanged."""
 
     status: str
     pictures: Any = gr.skip()
@@ -53,7 +55,7 @@ class Opened(NamedTuple):
 
 @dataclasses.dataclass
 class Actions:
-    """The actions over an engine. examples: photos that are there to try. max_pixels: of a photo."""
+    """The actions over an engine. examples: photos to try. max_pixels: most pixels of a photo."""
 
     engine: Engine
     visitors: Visitors
@@ -63,7 +65,7 @@ class Actions:
     # ---------------------------------------------------------------------------------------- a photo
 
     def thumbnails(self) -> list[Path]:
-        """A small picture of every example, as a file that the page may show."""
+        """A small picture of every example, as a file that the page can show."""
         return [self._thumbnail(path) for path in self.examples]
 
     def _thumbnail(self, path: Path) -> Path:
@@ -74,20 +76,21 @@ class Actions:
         return files.write_preview(self.visitors.new_upload(f"{path.stem}.png"), photo, size)
 
     def example(self, index: int) -> str:
-        """A copy of an example, which becomes the photo."""
+        """The path of a copy of an example, which becomes the photo."""
         copy = self.visitors.new_upload(self.examples[index].name)
         shutil.copyfile(self.examples[index], copy)
         return str(copy)
 
     def read(self, request: gr.Request, path: str | None) -> Opened:
-        """Read the photo that was dropped, and show it; None takes away the one that was there."""
+        """Read and show the photo that was dropped; None forgets the photo before."""
         nothing = None, gr.update(value=None, interactive=False), None
         if path is None:
             self.visitors.forget(request.session_hash)
             return Opened("", *nothing)
-        visitor = self.visitors.take(request.session_hash, Path(path))
+        upload = Path(path)
+        visitor = self.visitors.take(request.session_hash, upload)
         try:
-            photo = files.read_upload(visitor.upload, self.max_pixels)
+            photo = files.read_upload(upload, self.max_pixels)
         except UnreadableImage as error:
             return Opened(_problem(f"{visitor.name} cannot be used: {error}"), *nothing)
         visitor.photo = photo
@@ -99,12 +102,12 @@ class Actions:
         return Opened(line, (before, before), nothing[1], canvas[..., :3])
 
     def cancel(self, request: gr.Request) -> str:
-        """Stop what is computed for this visitor."""
+        """Stop the computations of this visitor."""
         self.visitors.of(request.session_hash).stop.set()
         return "Canceled."
 
     def leave(self, request: gr.Request) -> None:
-        """The page was closed."""
+        """Forget the visitor: the page was closed."""
         self.visitors.forget(request.session_hash)
 
     # ---------------------------------------------------------------------------------------- results
@@ -112,8 +115,8 @@ class Actions:
     def restore(self, request: gr.Request, progress: Any = gr.Progress(), *fields: Any) -> Shown:  # noqa: B008
         """Restore the photo with the settings of the fields."""
 
-        def compute(visitor: Visitor, job: Job) -> Shown:
-            return self._show(visitor, job, "restored", Settings(*fields))
+        def compute(visitor: Visitor, photo: Photo, job: Job) -> Shown:
+            return self._show(visitor, photo, job, "restored", Settings(*fields))
 
         return Shown(*self._attempt(request, progress, compute, len(Shown._fields)))
 
@@ -127,10 +130,10 @@ class Actions:
     ) -> Shown:
         """Restore the photo with another alpha where something is painted."""
 
-        def compute(visitor: Visitor, job: Job) -> Shown:
+        def compute(visitor: Visitor, photo: Photo, job: Job) -> Shown:
             settings, mask = Settings(*fields), _painted(editor)
             alpha = brush.alpha_map(mask, inside, settings.alpha)
-            return self._show(visitor, job, f"alpha {inside:g} where you painted", settings, alpha=alpha)
+            return self._show(visitor, photo, job, f"alpha {inside:g} where you painted", settings, alpha=alpha)
 
         return Shown(*self._attempt(request, progress, compute, len(Shown._fields)))
 
@@ -140,14 +143,14 @@ class Actions:
         progress: Any = gr.Progress(),  # noqa: B008
         editor: dict[str, Any] | None = None,
     ) -> Shown:
-        """Draw other texture where something is painted, and leave every other token of the result as it is."""
+        """Draw other texture where something is painted, and keep every other token of the result."""
 
-        def compute(visitor: Visitor, job: Job) -> Shown:
+        def compute(visitor: Visitor, photo: Photo, job: Job) -> Shown:
             before = _shown(visitor)
             settings = before.settings._replace(seed=before.settings.seed + 1)
             what = f"redrawn where you painted, with seed {settings.seed}"
             mask = brush.redraw_mask(_painted(editor))
-            return self._show(visitor, job, what, settings, tokens=before.tokens, redraw=mask)
+            return self._show(visitor, photo, job, what, settings, tokens=before.tokens, redraw=mask)
 
         return Shown(*self._attempt(request, progress, compute, len(Shown._fields)))
 
@@ -158,26 +161,26 @@ class Actions:
         count: int = 4,
         *fields: Any,
     ) -> tuple[str, Any]:
-        """Restore the photo with several seeds: the status line, and pictures with captions."""
+        """Restore the photo with several seeds; returns the status line, and pictures with captions."""
 
-        def compute(visitor: Visitor, job: Job) -> tuple[str, Any]:
+        def compute(visitor: Visitor, photo: Photo, job: Job) -> tuple[str, Any]:
             settings, visitor.variants, pictures = Settings(*fields), [], []
             for number in range(int(count)):
                 chosen = settings._replace(seed=settings.seed + number)
-                result = self.engine.restore(visitor.photo, visitor.known, chosen, job.part(number, int(count)))
-                pictures.append((self._small(visitor, result.photo), f"Seed {chosen.seed}"))
-                visitor.variants.append(result._replace(photo=None))
+                restored, result = self.engine.restore(photo, visitor.known, chosen, job.part(number, int(count)))
+                pictures.append((self._small(visitor, restored), f"Seed {chosen.seed}"))
+                visitor.variants.append(result)
             return f"{len(pictures)} variants. Choose one to make it the result.", pictures
 
         return self._attempt(request, progress, compute, 2)
 
     def choose(self, request: gr.Request, event: gr.SelectData, progress: Any = gr.Progress()) -> tuple:  # noqa: B008
-        """A variant becomes the result: `Shown`, and its seed."""
+        """Make a variant the result; returns the fields of `Shown` and its seed."""
 
-        def compute(visitor: Visitor, job: Job) -> tuple:
+        def compute(visitor: Visitor, photo: Photo, job: Job) -> tuple:
             variant = visitor.variants[event.index]
             what = f"variant with seed {variant.settings.seed}"
-            shown = self._show(visitor, job, what, variant.settings, tokens=variant.tokens)
+            shown = self._show(visitor, photo, job, what, variant.settings, tokens=variant.tokens)
             visitor.result = variant
             return *shown, variant.settings.seed
 
@@ -186,19 +189,17 @@ class Actions:
     # ---------------------------------------------------------------------------------------- how it came about
 
     def film(self, request: gr.Request, progress: Any = gr.Progress()) -> tuple[str, Any, Any]:  # noqa: B008
-        """The steps of the result: the status line, an animation, and its frames with captions."""
+        """Show the steps of the result; returns the status line, an animation, and its frames with captions."""
 
-        def compute(visitor: Visitor, job: Job) -> tuple[str, Any, Any]:
+        def compute(visitor: Visitor, photo: Photo, job: Job) -> tuple[str, Any, Any]:
             result = _shown(visitor)
             steps, frames = result.film.steps, []
             for number, step in enumerate(steps):
                 part = job.part(number, len(steps))
-                photo = self.engine.restore(
-                    visitor.photo, visitor.known, result.settings, part, tokens=step.tokens
-                ).photo
-                picture = picture_of(photo, files.preview_size(photo, SMALL))[..., :3]
+                restored, _ = self.engine.restore(photo, visitor.known, result.settings, part, tokens=step.tokens)
+                picture = picture_of(restored, files.preview_size(restored, SMALL))[..., :3]
                 factor = self.engine.net(result.settings.model).vqgan.factor
-                frames.append(frame(picture, photo.rgb.shape[:2], step.kept, factor))
+                frames.append(frame(picture, restored.rgb.shape[:2], step.kept, factor))
             paths = [files.write_picture(visitor.new_file("step.png"), one) for one in frames]
             animation = write_film(visitor.new_file("film.webp"), frames)
             captions = [step.caption for step in steps]
@@ -212,14 +213,14 @@ class Actions:
         progress: Any = gr.Progress(),  # noqa: B008
         samples: int = 4,
     ) -> tuple[str, Any]:
-        """What of the result was invented: the status line, and maps with captions."""
+        """Show what of the result was invented; returns the status line, and maps with captions."""
 
-        def compute(visitor: Visitor, job: Job) -> tuple[str, Any]:
+        def compute(visitor: Visitor, photo: Photo, job: Job) -> tuple[str, Any]:
             result = _shown(visitor)
-            height, width = visitor.photo.rgb.shape[:2]
+            height, width = photo.rgb.shape[:2]
             if height * width > MAPS_PIXELS:
                 raise ValueError(f"Maps are drawn of photos up to {MAPS_PIXELS} pixels; this one has {height * width}.")
-            found = self.engine.uncertainty(visitor.photo, visitor.known, result.settings, job, int(samples))
+            found = self.engine.uncertainty(photo, visitor.known, result.settings, job, int(samples))
             vqgan, shown = self.engine.net(result.settings.model).vqgan, panel_size(found.std.shape[2:], MAP_WIDTH)
             panels = panels_of(
                 found, result.restored, result.film.redrawn.times, vqgan=vqgan, samples=int(samples), shown=shown
@@ -234,35 +235,33 @@ class Actions:
 
     # ---------------------------------------------------------------------------------------- shared
 
-    def _attempt(
-        self, request: gr.Request, progress: Any, compute: Callable[[Visitor, Job], tuple], fields: int
-    ) -> tuple:
-        """What ``compute`` returns, or the line that says why it failed, and every other of the fields as it is."""
+    def _attempt(self, request: gr.Request, progress: Any, compute: Compute, fields: int) -> tuple:
+        """What ``compute`` returns; where it fails, the line that says why, and the other fields unchanged."""
         visitor = self.visitors.of(request.session_hash)
-        rest = [gr.skip()] * (fields - 1)
-        if visitor.photo is None:
+        photo, rest = visitor.photo, [gr.skip()] * (fields - 1)
+        if photo is None:
             return gr.skip(), *rest  # nothing was dropped, or the status line says what is wrong with it
         job = Job(visitor.begin(), lambda done, total: progress((done, total), desc="Restoring", unit="parts"))
         try:
-            return compute(visitor, job)
+            return compute(visitor, photo, job)
         except Cancelled:
             return gr.skip(), *rest  # the status line says so already
         except FAILURES as error:
             return _problem(str(error) or type(error).__name__), *rest
 
-    def _show(self, visitor: Visitor, job: Job, what: str, settings: Settings, **control: Any) -> Shown:
-        """Compute a result and show it; ``control`` as for `Engine.restore`."""
+    def _show(self, visitor: Visitor, photo: Photo, job: Job, what: str, settings: Settings, **control: Any) -> Shown:
+        """Compute a result and show it. what: how it was made, in words; control: see `Engine.restore`."""
         start = time.monotonic()
-        result = self.engine.restore(visitor.photo, visitor.known, settings, job, **control)
-        photo, seconds = result.photo, time.monotonic() - start
-        size = files.preview_size(photo)
+        restored, result = self.engine.restore(photo, visitor.known, settings, job, **control)
+        seconds = time.monotonic() - start
+        size = files.preview_size(restored)
         pair = (
-            files.write_preview(visitor.new_file("before.png"), visitor.photo, size),
-            files.write_preview(visitor.new_file("after.png"), photo, size),
+            files.write_preview(visitor.new_file("before.png"), photo, size),
+            files.write_preview(visitor.new_file("after.png"), restored, size),
         )
-        target = files.write_result(visitor.new_file(files.result_name(visitor.name, visitor.photo.kind)), photo)
-        visitor.result, visitor.download = result._replace(photo=None), target
-        line = f"{visitor.name}, {_size(visitor.photo)}: {what} in {seconds:.1f} s, now {_size(photo)}"
+        target = files.write_result(visitor.new_file(files.result_name(visitor.name, photo.kind)), restored)
+        visitor.result, visitor.download = result, target
+        line = f"{visitor.name}, {_size(photo)}: {what} in {seconds:.1f} s, now {_size(restored)}"
         return Shown(html.escape(line), pair, gr.update(value=str(target), interactive=True))
 
     def _small(self, visitor: Visitor, photo: Photo) -> str:

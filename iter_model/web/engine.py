@@ -1,5 +1,4 @@
-"""What the page of `basicsr web` computes: one job at a time, of what is known already nothing twice (ITER,
-arXiv:2312.05616)."""
+"""What the page of `basicsr web` computes: one job at a time, and nothing twice (ITER, arXiv:2312.05616)."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 import iter_arch
 from basicsr_compat.images import Photo
-from iter_arch import ITER, Restored, SamplingConfig, Uncertainty
+from iter_arch import ITER, Prepared, Restored, SamplingConfig, Uncertainty
 from iter_arch.color import ColorMethod
 from iter_arch.precision import choose_dtype
 from iter_arch.progress import OnProgress
@@ -23,7 +22,7 @@ from iter_model.web.film import Film
 
 
 class Settings(NamedTuple):
-    """What a visitor chooses, in the order of the page's fields."""
+    """What a visitor chooses, in the order of the page's fields; see `SamplingConfig` for the first three."""
 
     alpha: float
     fidelity: float
@@ -34,12 +33,8 @@ class Settings(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A restored photo and how it came about.
+    """How a photo was restored. restored: without its image; film: the steps."""
 
-    photo: None where its pixels are not kept. restored: without its image.
-    """
-
-    photo: Photo | None
     settings: Settings
     restored: Restored
     film: Film
@@ -52,7 +47,7 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass
 class Job:
-    """What a visitor waits for: ``stop`` ends it with the next batch of tiles, ``progress`` is told how far it is."""
+    """What a visitor waits for. stop: ends it after the current batch of tiles; progress: called with (done, total)."""
 
     stop: threading.Event
     progress: OnProgress
@@ -73,7 +68,10 @@ class Job:
 
 @dataclasses.dataclass
 class Engine:
-    """Restores photos for all visitors with ``models``, the only ones that there are; once used they stay loaded."""
+    """Restores photos for all visitors, with some models only, which stay loaded once they are used.
+
+    models: names or paths, as for `iter_arch.load_pretrained`. device: of all models.
+    """
 
     models: list[str]
     device: torch.device
@@ -81,7 +79,7 @@ class Engine:
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def net(self, name: str) -> ITER:
-        """One of ``models``, on the device; ValueError for another name."""
+        """The network of one of ``models``, on the device. Raises ValueError for another name."""
         if name not in self.models:
             raise ValueError(f"model={name!r} must be one of {', '.join(self.models)}")
         if name not in self._loaded:
@@ -89,17 +87,19 @@ class Engine:
         return self._loaded[name]
 
     def defaults(self, name: str) -> Settings:
-        """What a model's weights are tuned for."""
+        """The settings that a model's weights are tuned for."""
         with self._lock:
             sampling = self.net(name).sampling
         return Settings(sampling.alpha, sampling.fidelity, sampling.steps, 0, "wavelet", name)
 
-    def restore(self, photo: Photo, known: dict, settings: Settings, job: Job, **control: Any) -> Result:
+    def restore(
+        self, photo: Photo, known: dict[Any, Prepared], settings: Settings, job: Job, **control: Any
+    ) -> tuple[Photo, Result]:
         """Restore a photo as `basicsr upscale` does.
 
         Args:
-            known: what is known of this photo, empty at first; this adds to it.
-            control: ``alpha`` as a map, ``tokens`` of an earlier result, ``redraw``: as for `ITER.restore`.
+            known: see `Control`; empty for a new photo.
+            control: alpha as a map, tokens of an earlier result, and redraw, see `ITER.restore`.
 
         Raises:
             Cancelled: the job was stopped.
@@ -108,16 +108,18 @@ class Engine:
         film = Film()
         with self._lock:
             job.check()
-            outcome = self._restorer(settings).restore_group(
-                [photo],
-                control=Control(known=known, on_step=film, **control),
+            outcome = self._restorer(settings).restore_controlled(
+                photo,
+                Control(known=known, on_step=film, **control),
                 progress=job.progress,
                 cancelled=job.stop.is_set,
-            )[0]
-        return Result(outcome.photo, settings, outcome.restored, film)
+            )
+        return outcome.photo, Result(settings, outcome.restored, film)
 
-    def uncertainty(self, photo: Photo, known: dict, settings: Settings, job: Job, samples: int) -> Uncertainty:
-        """`iter_arch.uncertainty` of a photo; arguments and errors as for `restore`."""
+    def uncertainty(
+        self, photo: Photo, known: dict[Any, Prepared], settings: Settings, job: Job, samples: int
+    ) -> Uncertainty:
+        """`iter_arch.uncertainty` of a photo, from ``samples`` results; see `restore` for the rest."""
         with self._lock:
             job.check()
             return self._restorer(settings).uncertainty(
@@ -140,7 +142,7 @@ class Engine:
 
 
 def _sampling(defaults: SamplingConfig, settings: Settings) -> SamplingConfig:
-    """ValueError says what is impossible, in the words of the page."""
+    """The settings as a SamplingConfig. Raises ValueError in the words of the page."""
     try:
         return dataclasses.replace(defaults, alpha=settings.alpha, fidelity=settings.fidelity, steps=settings.steps)
     except ValueError as error:

@@ -1,6 +1,9 @@
-"""The layout of the page of `basicsr web`: its fields, and which action each of them calls (ITER, arXiv:2312.05616)."""
+"""The layout of the page of `basicsr web`: its fields, and the actions that they call (ITER, arXiv:2312.05616)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import gradio as gr
 
@@ -8,7 +11,7 @@ from iter_model.web.actions import Actions
 from iter_model.web.engine import Settings
 
 TITLE = "ITER: restore a photo"
-# A pasted picture goes the way of a chosen file; the status line is read aloud.
+# A pasted picture is treated like a chosen file.
 HEAD = """<script>
 document.addEventListener("paste", (event) => {
   const files = event.clipboardData && event.clipboardData.files;
@@ -19,13 +22,14 @@ document.addEventListener("paste", (event) => {
   input.files = data.files;
   input.dispatchEvent(new Event("change", { bubbles: true }));
 });
-// Gradio's sliders tell that they were released by a pointer, not by a key.
+// Gradio's sliders report their release by a pointer, but not by a key.
 document.addEventListener("keyup", (event) => {
   if (event.target.type === "range" && event.key !== "Tab") {
     event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
   }
 });
 </script>"""
+# Screen readers read the status line aloud.
 ON_LOAD = """() => { document.getElementById("status").setAttribute("role", "status"); }"""
 CSS = """
 .gradio-container { max-width: 1280px !important; }
@@ -40,13 +44,46 @@ CSS = """
   #right { order: 2; flex: 1 1 100%; }
 }
 """
-PRIVATE = {"api_visibility": "private"}
-# Jobs of this name wait for each other.
-JOB = {"concurrency_id": "network", "concurrency_limit": 1, **PRIVATE}
+
+
+class Private(TypedDict):
+    """Arguments of every event: programs cannot call it."""
+
+    api_visibility: Literal["private"]
+
+
+class JobArguments(Private):
+    """Arguments of the events that compute. Events of one concurrency_id wait for each other."""
+
+    concurrency_id: str
+    concurrency_limit: int
+
+
+PRIVATE: Private = {"api_visibility": "private"}
+JOB: JobArguments = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}
+
+
+class Fields(NamedTuple):
+    """The fields of `Settings`, in their order."""
+
+    alpha: gr.Slider
+    fidelity: gr.Slider
+    steps: gr.Slider
+    seed: gr.Number
+    color: gr.Dropdown
+    model: gr.Dropdown
+
+
+class ShownFields(NamedTuple):
+    """The fields of `actions.Shown`, in their order."""
+
+    status: gr.HTML
+    slider: gr.ImageSlider
+    download: gr.DownloadButton
 
 
 def theme() -> gr.Theme:
-    """System fonts: a page that is used offline fetches none."""
+    """A theme of system fonts, so that the page works offline."""
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
@@ -70,7 +107,7 @@ def build(actions: Actions) -> gr.Blocks:
                     label="Before and after", elem_id="slider", interactive=False, buttons=["fullscreen"]
                 )
                 download = gr.DownloadButton("Download", interactive=False, elem_id="download")
-                shown = [status, slider, download]
+                shown = ShownFields(status, slider, download)
                 with gr.Tab("Brush", id="brush"):
                     canvas, jobs = _add_brush(actions, fields, shown)
                 with gr.Tab("Variants", id="variants"):
@@ -79,22 +116,25 @@ def build(actions: Actions) -> gr.Blocks:
                     jobs += _add_film(actions, status)
                 with gr.Tab("Maps", id="maps"):
                     jobs += _add_maps(actions, status)
-        job = {"fn": actions.restore, "inputs": fields, "outputs": shown, "show_progress_on": slider, **JOB}
-        # What is changed while a photo is restored counts afterwards.
-        job |= {"trigger_mode": "always_last"}
         read = photo.change(actions.read, photo, [*shown, canvas], show_progress_on=slider, **PRIVATE)
         alpha, fidelity, steps, seed, color, model = fields
-        chosen = model.input(actions.engine.defaults, model, fields, show_progress_on=slider, **JOB)
-        jobs += [read.success(**job), start.click(**job), seed.submit(**job), color.input(**job), chosen.success(**job)]
-        jobs += [field.release(**job) for field in (alpha, fidelity, steps)]
+        chosen = model.input(actions.engine.defaults, model, [*fields], show_progress_on=slider, **JOB)
+        events: list[Callable[..., Any]] = [read.success, start.click, seed.submit, color.input, chosen.success]
+        events += [field.release for field in (alpha, fidelity, steps)]
+        jobs += [_restore_after(event, actions, fields, shown) for event in events]
         cancel.click(actions.cancel, None, status, cancels=jobs, queue=False, **PRIVATE)
         demo.unload(actions.leave)
         demo.load(None, js=ON_LOAD)
     return demo
 
 
-def _add_brush(actions: Actions, fields: list, shown: list) -> tuple[gr.ImageEditor, list]:
-    """What the brush paints on, and the events that compute."""
+def _restore_after(event: Callable[..., Any], actions: Actions, fields: Fields, shown: ShownFields) -> Any:
+    """Restore the photo at an event. Where settings change meanwhile, it is restored again with the last ones."""
+    return event(actions.restore, [*fields], [*shown], show_progress_on=shown.slider, trigger_mode="always_last", **JOB)
+
+
+def _add_brush(actions: Actions, fields: Fields, shown: ShownFields) -> tuple[gr.ImageEditor, list]:
+    """The picture that the brush paints on, and the events that compute."""
     gr.Markdown("Paint on the photo. Then give what you painted another alpha, or draw other texture there alone.")
     canvas = gr.ImageEditor(
         label="Paint here",
@@ -112,15 +152,14 @@ def _add_brush(actions: Actions, fields: list, shown: list) -> tuple[gr.ImageEdi
     with gr.Row():
         paint = gr.Button("Restore with this alpha", elem_id="paint")
         redraw = gr.Button("Redraw what you painted", elem_id="redraw")
-    slider = shown[1]
     inputs = [canvas, inside, *fields]
     return canvas, [
-        paint.click(actions.paint_alpha, inputs, shown, show_progress_on=slider, **JOB),
-        redraw.click(actions.redraw, canvas, shown, show_progress_on=slider, **JOB),
+        paint.click(actions.paint_alpha, inputs, [*shown], show_progress_on=shown.slider, **JOB),
+        redraw.click(actions.redraw, canvas, [*shown], show_progress_on=shown.slider, **JOB),
     ]
 
 
-def _add_variants(actions: Actions, fields: list, shown: list) -> list:
+def _add_variants(actions: Actions, fields: Fields, shown: ShownFields) -> list:
     gr.Markdown("The same photo with other seeds. Where the variants agree, the photo decides; where not, chance does.")
     count = gr.Slider(2, 8, 4, step=1, label="Variants", elem_id="count")
     draw = gr.Button("Draw variants", elem_id="draw")
@@ -133,10 +172,10 @@ def _add_variants(actions: Actions, fields: list, shown: list) -> list:
         interactive=False,
         preview=False,
     )
-    status, slider, seed = shown[0], shown[1], fields[3]
+    pictures = [shown.status, gallery]
     return [
-        draw.click(actions.draw_variants, [count, *fields], [status, gallery], show_progress_on=gallery, **JOB),
-        gallery.select(actions.choose, None, [*shown, seed], show_progress_on=slider, **JOB),
+        draw.click(actions.draw_variants, [count, *fields], pictures, show_progress_on=gallery, **JOB),
+        gallery.select(actions.choose, None, [*shown, fields.seed], show_progress_on=shown.slider, **JOB),
     ]
 
 
@@ -169,9 +208,9 @@ def _add_examples(actions: Actions, photo: gr.File) -> None:
     examples.click(actions.example, examples, photo, **PRIVATE)
 
 
-def _setting_fields(defaults: Settings, models: list[str]) -> list[gr.components.Component]:
-    """A field of every setting, in their order."""
-    return [
+def _setting_fields(defaults: Settings, models: list[str]) -> Fields:
+    """A field for every setting."""
+    return Fields(
         gr.Slider(
             0,
             1,
@@ -208,4 +247,4 @@ def _setting_fields(defaults: Settings, models: list[str]) -> list[gr.components
             info="wavelet: the photo's own colors.",
         ),
         gr.Dropdown(models, value=defaults.model, label="Model", visible=len(models) > 1, elem_id="model"),
-    ]
+    )

@@ -1,4 +1,4 @@
-"""Who has the page of `basicsr web` open: each visitor's photo and files, kept apart and deleted after use."""
+"""The visitors of `basicsr web`: the photo and the files of each, kept apart and deleted after use."""
 
 from __future__ import annotations
 
@@ -16,23 +16,32 @@ from typing import Any
 from basicsr_compat.images import Photo
 from iter_model.web.engine import Result
 
-# Seconds after which a visitor who does nothing is forgotten.
+# Seconds after which an idle visitor is forgotten.
 IDLE = 3600
-# Visitors whose photos are held in memory; the one who did nothing for the longest is forgotten first.
+# Visitors whose photos are held in memory; the one who has been idle for the longest is forgotten first.
 MOST = 16
-# Of one visitor, files made for the page and their bytes; the oldest are deleted first. Of what is shown, always these.
+# Most files made for one visitor, and their bytes; the oldest are deleted first, but never the last few.
 MOST_FILES, MOST_FILE_BYTES, LAST_FILES = 64, 1 << 30, 3
-# Of all together, uploads that are nobody's photo (yet), and their bytes; those older than this many seconds may go.
+# Most uploads of all visitors that are nobody's photo, and their bytes; older ones than these seconds may be deleted.
 MOST_UPLOADS, MOST_UPLOAD_BYTES, UPLOAD_SECONDS = 64, 1 << 30, 60
+
+# Gradio's hash of the session; visitors without a session share one.
+Key = str | None
 
 
 @dataclass
 class Visitor:
     """One open page.
 
-    folder: for the visitor's files, of a name that nobody can guess. upload: the file that was dropped.
-    photo: what it holds; None where it cannot be used. known: of the photo, by the engine. result: what is shown,
-    without its pixels. download: its file. variants: results to choose from. seen: when the visitor did something last.
+    folder: for the visitor's files, under a name that nobody can guess.
+    upload: the file that was dropped.
+    photo: its content; None where it cannot be used.
+    known: what `Engine.restore` knows of the photo.
+    result: the one that is shown.
+    download: its file.
+    variants: results to choose from.
+    seen: when the visitor was active last, by time.monotonic().
+    stop: ends the current computation.
     """
 
     folder: Path
@@ -47,19 +56,19 @@ class Visitor:
 
     @property
     def name(self) -> str:
-        """Of the photo's file."""
+        """The name of the photo's file."""
         return "" if self.upload is None else self.upload.name
 
     def begin(self) -> threading.Event:
-        """Of a new computation: the event that stops it. What this visitor had begun before is stopped."""
+        """Begin a new computation and stop the one before; returns the event that stops the new one."""
         self.stop.set()
         self.stop = threading.Event()
         return self.stop
 
     def new_file(self, name: str) -> Path:
-        """Where a file of this name can be written: in a folder of its own, so that its address is new.
+        """The path for a new file of this name, in a folder of its own, so that its address is new.
 
-        The oldest are deleted where there are too many.
+        Deletes the oldest files where there are too many.
         """
         made = sorted(self.folder.glob("*/*"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         total = 0
@@ -73,16 +82,16 @@ class Visitor:
 
 
 class Visitors:
-    """All visitors by the key that the browser sends. root: the folder of their files."""
+    """All visitors, by their keys. root: the folder of their files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._visitors: dict[str, Visitor] = {}
+        self._visitors: dict[Key, Visitor] = {}
         self._lasting: set[Path] = set()
         self._lock = threading.Lock()
 
-    def of(self, key: str) -> Visitor:
-        """The visitor of a key, new where there is none; forgets those who are idle or too many."""
+    def of(self, key: Key) -> Visitor:
+        """The visitor of a key, a new one if needed; forgets visitors who are idle or too many."""
         now = time.monotonic()
         with self._lock:
             visitor = self._visitors.pop(key, None) or self._new()
@@ -93,8 +102,8 @@ class Visitors:
                 self._forget(gone)
         return visitor
 
-    def take(self, key: str, upload: Path) -> Visitor:
-        """The visitor of a key, who has dropped this file; all that came of the one before is forgotten."""
+    def take(self, key: Key, upload: Path) -> Visitor:
+        """The visitor of a key, who has dropped this file; forgets everything about the file before."""
         self.of(key)
         with self._lock:
             self._forget(key, keep=upload)
@@ -103,17 +112,17 @@ class Visitors:
         return visitor
 
     def new_upload(self, name: str) -> Path:
-        """Where a file of this name can be written that a visitor takes next."""
+        """The path for a new file of this name that a visitor will take."""
         folder = self.root / secrets.token_hex(16)
         folder.mkdir()
         return folder / name
 
     def keep(self) -> None:
-        """What lies below the folder now belongs to the page itself, and stays."""
+        """Never delete the files that lie below the root now: they belong to the page itself."""
         self._lasting = {*self.root.rglob("*")}
 
     def has_room(self, size: int) -> bool:
-        """Whether another upload of this many bytes can be taken; deletes old ones that are nobody's photo for it."""
+        """Whether another upload of this many bytes fits; deletes old uploads that are nobody's photo to make room."""
         with self._lock:
             uploads = sorted(self._uploads(), key=lambda one: one[1].st_mtime)
             total, count = size + sum(found.st_size for _, found in uploads), len(uploads)
@@ -127,7 +136,7 @@ class Visitors:
         return True
 
     def _uploads(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """Files that are nobody's: not of the page, not made for a visitor, no visitor's photo."""
+        """The files that belong neither to the page nor to a visitor."""
         folders = {visitor.folder for visitor in self._visitors.values()}
         photos = {visitor.upload for visitor in self._visitors.values()}
         for path in self.root.rglob("*"):
@@ -137,27 +146,28 @@ class Visitors:
                 if not path.is_dir():
                     yield path, path.stat()
 
-    def forget(self, key: str) -> None:
-        """Stop what is computed for a visitor and delete the visitor's files."""
+    def forget(self, key: Key) -> None:
+        """Stop the computations of a visitor and delete the visitor's files."""
         with self._lock:
             self._forget(key)
 
     def _new(self, upload: Path | None = None) -> Visitor:
         return Visitor(self.root / secrets.token_hex(16), upload)
 
-    def _forget(self, key: str, keep: Path | None = None) -> None:
+    def _forget(self, key: Key, keep: Path | None = None) -> None:
         visitor = self._visitors.pop(key, None)
         if visitor is None:
             return
         visitor.stop.set()
         shutil.rmtree(visitor.folder, ignore_errors=True)
-        # Equal files of several visitors are one file.
-        if visitor.upload not in (None, keep, *(other.upload for other in self._visitors.values())):
+        # Gradio stores equal files of several visitors as one file.
+        used = {keep, *(other.upload for other in self._visitors.values())}
+        if visitor.upload is not None and visitor.upload not in used:
             _delete(visitor.upload)
 
 
 def _delete(path: Path) -> None:
-    """A file, and its folder where nothing else lies in it."""
+    """Delete a file, and its folder if that is empty then."""
     with contextlib.suppress(OSError):
         path.unlink()
         path.parent.rmdir()
