@@ -115,7 +115,7 @@ def speed(net: iter_arch.ITER, photos: list[Photo], args: argparse.Namespace) ->
         for name, row in rows.items():
             run = inference.prepare(row, networks, lq, None)[1]
             run()
-            measured = min(inference.seconds(run, lq.device) for _ in range(args.runs))
+            measured = min(inference.seconds(run, lq.device).clock for _ in range(args.runs))
             paper = PAPER_TABLE_2.get(name) if args.size == 128 else None
             lines.append([name, f"{measured:.2f}", "" if paper is None else f"{paper:.2f}"])
     text = table([f"{args.size}x{args.size} to {net.scale * args.size}x{net.scale * args.size}", "seconds",

@@ -14,6 +14,7 @@ variable gives PyTorch's CPU allocator large pages, for all rows alike.
 """
 
 import argparse
+import ctypes
 import gc
 import os
 import platform
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import basicsr_compat  # noqa: F401  isort: skip
 import cv2
@@ -176,12 +178,19 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(run: Run, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+class Seconds(NamedTuple):
+    """How long a run takes, on the clock and in processor time of this process."""
+
+    clock: float
+    processor: float
+
+
+def seconds(run: Run, device: torch.device) -> Seconds:
     synchronize(device)
-    begin = clock()
+    begin = Seconds(time.perf_counter(), time.process_time())
     run()
     synchronize(device)
-    return clock() - begin
+    return Seconds(time.perf_counter() - begin.clock, time.process_time() - begin.processor)
 
 
 def status(field: str) -> int:
@@ -199,6 +208,8 @@ def peak_memory(run: Run, device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     if not os.path.exists("/proc/self/clear_refs"):
         return float("nan")
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier runs left in the allocator would hide what this one needs
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status("VmRSS")
     run()
@@ -226,7 +237,7 @@ def shares(net: nn.Module, run: Run, device: torch.device) -> dict[str, float]:
         handles.append(
             last.register_forward_hook(lambda *_, name=name: spent.update({name: spent[name] + clock() - begun[name]}))
         )
-    whole = seconds(run, device)
+    whole = seconds(run, device).clock
     for handle in handles:
         handle.remove()
     return {name: part / whole for name, part in spent.items()}
@@ -259,36 +270,43 @@ def speed_table(args: argparse.Namespace, device: torch.device) -> None:
     networks: dict[tuple[str, str], nn.Module] = {}
     with torch.inference_mode():
         rows = {row: prepare(row, networks, lq, args.ncnn) for row in args.rows}
-        for _, run in rows.values():
-            run()
-        times: dict[str, list[float]] = {row: [] for row in rows}
-        for _ in range(args.runs):
-            for row, (_, run) in rows.items():
-                times[row].append(seconds(run, device, time.process_time if args.cpu_time else time.perf_counter))
-        median = {row: statistics.median(found) for row, found in times.items()}
+        median = medians({row: run for row, (_, run) in rows.items()}, device, args.runs)
+        compared = {row: times.processor if args.cpu_time else times.clock for row, times in median.items()}
         references = [row for row in ("swinir/float32", "swinir/bf16") if row in rows]
         size = f"{args.size}x{args.size} to {4 * args.size}x{4 * args.size}"
-        head = [size, "seconds", "per output megapixel", *(f"of {row}" for row in references), "peak MB", "GMACs"]
-        head += ["E_l", "phi_r", "phi_e", "decoder"]
+        head = [size, "CPU s", "clock s", "per output megapixel", *(f"of {row}" for row in references)]
+        head += ["peak MB", "GMACs", "E_l", "phi_r", "phi_e", "decoder"]
         megapixels = 16 * args.size**2 / 1e6
-        unit = "processor time, " if args.cpu_time else ""
-        print(f"**{hardware(device)}**; {unit}medians of {args.runs} runs in turns\n")
+        unit = "CPU time" if args.cpu_time else "the clock"
+        print(f"**{hardware(device)}**; medians of {args.runs} runs in turns; ratios by {unit}\n")
         print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
         for row, (net, run) in rows.items():
-            parts = {} if args.quick or row.startswith("plain") else shares(net, run, device)
             cells = [
                 row,
-                f"{median[row]:.3f}",
-                f"{median[row] / megapixels:.2f}",
-                *(f"{median[row] / median[other]:.2f}" for other in references),
+                f"{median[row].processor:.3f}",
+                f"{median[row].clock:.3f}",
+                f"{compared[row] / megapixels:.2f}",
             ]
-            cells += (
-                ["", ""]
-                if args.quick
-                else [f"{peak_memory(run, device):.0f}", "" if net is None else f"{gmacs(run):.0f}"]
-            )
-            cells += [f"{parts[name]:.0%}" if name in parts else "" for name in head[-4:]]
+            cells += [f"{compared[row] / compared[other]:.2f}" for other in references]
+            if args.quick:
+                cells += [""] * 6
+            else:
+                parts = {} if row.startswith("plain") else shares(net, run, device)
+                # The memory of ncnn and of onnxruntime stays with them between runs.
+                cells += ["", ""] if net is None else [f"{peak_memory(run, device):.0f}", f"{gmacs(run):.0f}"]
+                cells += [f"{parts[name]:.0%}" if name in parts else "" for name in head[-4:]]
             print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def medians(runs: dict[str, Run], device: torch.device, count: int) -> dict[str, Seconds]:
+    """Medians of ``count`` times of every run, taken in turns after one that does not count."""
+    for run in runs.values():
+        run()
+    times: dict[str, list[Seconds]] = {name: [] for name in runs}
+    for _ in range(count):
+        for name, run in runs.items():
+            times[name].append(seconds(run, device))
+    return {name: Seconds(*map(statistics.median, zip(*found, strict=True))) for name, found in times.items()}
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -332,7 +350,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: PyTorch's")
     parser.add_argument("--size", type=int, default=128, help="side of the LQ image, a multiple of 16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--cpu-time", action="store_true", help="processor time, where others use the machine too")
+    parser.add_argument("--cpu-time", action="store_true", help="compare by CPU time, where others use the machine too")
     parser.add_argument("--ncnn", type=Path, default=".", help="folder of realesrgan-x4plus.param and .bin")
     parser.add_argument("--quick", action="store_true", help="times only")
     parser.add_argument("--photos", help="folder of photos: measure what bf16 costs in quality instead")
