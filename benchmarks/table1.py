@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from measures import ImageMetrics, Metric, Photo, cell, make_metric, mean, table
 from methods import BICUBIC, Method, make_method
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from basicsr_compat.files import atomic_write
 from basicsr_compat.images import UnreadableImage
@@ -40,19 +41,18 @@ from iter_model.photo.processes import Processes
 
 METHODS = ("bicubic", "iter_tiny_x4", "released_x4")
 METRICS = ("psnr", "ssim", "niqe", "pi", "musiq", "lpips", "dists", "maniqa", "clipiqa")
-# The paper's figures that docs/benchmarks.md quotes; the others of its Table 1 are not at hand.
-PAPER = {"RealSRSet": {"bicubic": {"niqe": 7.98}, "Real-ESRGAN": {"niqe": 5.65}, "ITER": {"niqe": 5.3}}}
+# Of the paper's Table 1 only these are known here; docs/benchmarks.md says from where.
+PAPER = {"RealSRSet": {"bicubic": {"niqe": 7.98}, "Real-ESRGAN": {"niqe": 5.65}, "ITER": {"niqe": 5.29}}}
 CROP, ROWS = 192, 3
 
 
 class Task(NamedTuple):
-    """A photo of a set, to be restored by a method."""
+    """A photo of a set."""
 
     part: str
     name: str
     dataset: Dataset
     index: int
-    method: Method
 
     def photo(self) -> Photo:
         """Reads it. Raises UnreadableImage."""
@@ -61,56 +61,79 @@ class Task(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A photo's name, where its result lies, and its scores by metric."""
+    """A photo's name, where the result of a method lies, and its scores by metric."""
 
     name: str
-    image: Path
+    image: str
     scores: dict[str, float]
 
 
-# By set and method.
+# By method, of one photo; by set and method, of all.
+Results = dict[str, Scored]
 Rows = dict[str, dict[str, list[Scored]]]
 
 
 class Cache:
-    """Results and scores of photos by their content."""
+    """Results and scores of photos, kept by their content.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: where they are kept.
+        methods, metrics: what to restore and to measure with.
+        scale: size of the results over that of the photos.
+    """
 
-    def image(self, task: Task, photo: Photo) -> tuple[Tensor, Path]:
-        """The result (1, 3, H, W) in [0, 1] in whole levels of 255, and where it lies."""
-        path = self.folder / f"{_digest(task.method.key, photo.lq)}.png"
-        if not path.is_file():
-            write_png(path, to_image(task.method.restore(photo)[0]))
-        return to_tensor(read_image(path))[None], path
+    def __init__(self, folder: Path, methods: Sequence[Method], metrics: Mapping[str, Metric], scale: int) -> None:
+        self.folder, self.methods, self.metrics, self.scale = folder, methods, metrics, scale
 
-    def scores(self, task: Task, photo: Photo, metrics: dict[str, Metric], scale: int) -> Scored:
-        """What is known of the result, once it is made and measured."""
-        image, path = self.image(task, photo)
-        record = path.with_name(f"{path.stem}_{_digest(str(scale), photo.lq if photo.gt is None else photo.gt)}.json")
-        found = json.loads(record.read_text()) if record.is_file() else {}
-        missing = [name for name in metrics if name not in found]
+    def results(self, photo: Photo) -> Results:
+        """What every method makes of a photo; restores and measures only what is not there yet."""
+        lq = _digest(photo.lq)
+        measured_on = lq if photo.gt is None else _digest(photo.gt)
+        found: Results = {}
+        for method in self.methods:
+            path = self.folder / f"{_hash(method.key, str(self.scale), lq)}.png"
+            if not path.is_file():
+                write_png(path, to_image(method.restore(photo)[0]))
+            record = path.with_name(f"{path.stem}_{measured_on}.json")
+            found[method.name] = Scored(photo.name, str(path), self._scores(path, record, photo))
+        return found
+
+    def _scores(self, image: Path, record: Path, photo: Photo) -> dict[str, float]:
+        known = json.loads(record.read_text()) if record.is_file() else {}
+        missing = {name: metric for name, metric in self.metrics.items() if name not in known}
         if missing:
-            found |= ImageMetrics(scale, {name: metrics[name] for name in missing}).measure(image, photo)
-            with atomic_write(record) as temporary:
-                Path(temporary).write_text(json.dumps(found))
-        return Scored(task.name, path, {name: found[name] for name in metrics})
+            known |= ImageMetrics(self.scale, missing).measure(to_tensor(read_image(image))[None], photo)
+            _write_json(record, known)
+        return {name: known[name] for name in self.metrics}
 
 
-def _digest(text: str, image: Tensor) -> str:
-    return hashlib.sha256(text.encode() + str(tuple(image.shape)).encode() + to_image(image[0]).tobytes()).hexdigest()
+def _write_json(path: Path, content: object) -> None:
+    with atomic_write(path) as temporary:
+        Path(temporary).write_text(json.dumps(content))
 
 
-def tasks(data: Path, sets: Sequence[str], methods: Sequence[Method], scale: int, limit: int | None) -> Iterator[Task]:
-    """Every photo of every set by every method; sets that are not there are passed over."""
-    for part in sets:
-        folder = find_set(part, data, scale)
-        if folder is None:
+def _digest(image: Tensor) -> str:
+    return hashlib.sha256(str(tuple(image.shape)).encode() + to_image(image[0]).tobytes()).hexdigest()
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256(" ".join(texts).encode()).hexdigest()
+
+
+def open_sets(args: argparse.Namespace, left_out: list[str]) -> list[Task]:
+    """Every photo of every set; says in ``left_out`` which sets cannot be had, and why."""
+    tasks = []
+    for part in args.sets:
+        folder = find_set(part, args.data, args.scale)
+        try:
+            photos = [] if folder is None else list(open_set(part, folder, args.scale))
+        except (OSError, ValueError) as error:
+            left_out.append(f"set {part}: {_first_line(error)}")
             continue
-        for name, dataset, index in list(open_set(part, folder, scale))[:limit]:
-            for method in methods:
-                yield Task(part, name, dataset, index, method)
+        if folder is None:
+            left_out.append(f"set {part}: it is not in {args.data}")
+        tasks += [Task(part, *photo) for photo in photos[: args.limit]]
+    return tasks
 
 
 def available(
@@ -118,9 +141,11 @@ def available(
 ) -> tuple[list[Method], dict[str, Metric]]:
     """Methods and metrics of the command line; says in ``left_out`` which cannot be had, and why."""
     methods, metrics = [], {}
-    for name in args.methods:
+    for name in dict.fromkeys(args.methods):
         try:
-            methods.append(make_method(name, scale=args.scale, device=device, color=args.color_correction))
+            method = make_method(name, scale=args.scale, device=device, color=args.color_correction)
+            taken = method.name in [other.name for other in methods]
+            methods.append(method._replace(name=name) if taken else method)
         except (OSError, ValueError) as error:
             left_out.append(f"method {name}: {_first_line(error)}")
     for name in args.metrics:
@@ -176,21 +201,18 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4f}"
 
 
-def sheet(rows: Rows, photos: dict[tuple[str, str], Photo], scale: int, path: Path) -> None:
+def sheet(rows: Rows, photos: Mapping[tuple[str, str], Photo], scale: int, path: Path) -> None:
     """The middles of a few photos of every set: LQ, every method, ground truth."""
     pictures, columns = [], 0
-    for part, methods in rows.items():
-        names = list(dict.fromkeys(one.name for found in methods.values() for one in found))[:ROWS]
-        for name in names:
-            photo = photos[part, name]
-            row = [("LQ, bicubic", upsample(photo, scale))]
-            for method, found in methods.items():
-                one = next((one for one in found if one.name == name), None)
-                if one is not None and method != BICUBIC:
-                    row.append((method, to_tensor(read_image(one.image))[None]))
-            row.append(("", torch.ones(1, 3, 1, 1)) if photo.gt is None else ("ground truth", photo.gt))
-            pictures += [(title, _middle(image)) for title, image in row]
-            columns = len(row)
+    for (part, name), photo in photos.items():
+        row = [("LQ, bicubic", upsample(photo, scale))]
+        for method, found in rows[part].items():
+            if method != BICUBIC:
+                image = next(one.image for one in found if one.name == name)
+                row.append((method, to_tensor(read_image(image))[None]))
+        row.append(("", torch.ones(1, 3, 1, 1)) if photo.gt is None else ("ground truth", photo.gt))
+        pictures += [(title, _middle(image)) for title, image in row]
+        columns = len(row)
     write(pictures, str(path), columns)
 
 
@@ -224,44 +246,68 @@ def main() -> int:
     args, processes, left_out = parser().parse_args(), Processes.of_torchrun(), []
     with torch.no_grad():
         methods, metrics = available(args, choose_devices(args.device, processes.local_rank)[0], left_out)
-        todo = list(tasks(args.data, args.sets, methods, args.scale, args.limit))
-        if not todo:
-            raise SystemExit(f"--data {args.data} holds none of {', '.join(args.sets)}; see datasets/README.md")
-        missing = [part for part in args.sets if part not in {task.part for task in todo}]
-        left_out += [f"set {part}: it is not in {args.data}" for part in missing]
-        cache, failed = Cache(args.output / "cache"), 0
-        for task in processes.share(todo):
-            try:
-                cache.scores(task, task.photo(), metrics, args.scale)
-            except UnreadableImage as error:
-                failed += task.method.name == methods[0].name
-                print(f"left out: {error}", file=sys.stderr)
-        failed = processes.total(failed)
+        tasks = open_sets(args, left_out)
+        if not methods or not tasks:
+            raise SystemExit("\n".join(["no photo, or no method; see datasets/README.md", *left_out]))
+        cache = Cache(args.output / "cache", methods, metrics, args.scale)
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        failed = processes.total(work(tasks, processes, cache))
         if processes.is_first:
-            report(args, todo, cache, metrics, left_out)
+            found, unreadable = collect(cache, processes)
+            report(args, tasks, found, list(metrics), left_out + unreadable)
     return 1 if failed else 0
 
 
-def report(
-    args: argparse.Namespace, todo: list[Task], cache: Cache, metrics: dict[str, Metric], left_out: list[str]
-) -> None:
-    """Write and print what is in the cache now."""
-    rows: Rows = {}
-    photos: dict[tuple[str, str], Photo] = {}
-    for task in todo:
+def work(tasks: Sequence[Task], processes: Processes, cache: Cache) -> int:
+    """Restore and measure this process's photos, for `collect`; returns how many could not be read."""
+    found: dict[int, Results] = {}
+    unreadable = []
+    bar = tqdm(total=len(tasks), unit="photo", disable=None if processes.is_first else True)
+    for number, task in processes.share(list(enumerate(tasks))):
         try:
-            photo = task.photo()
-        except UnreadableImage:
-            continue
-        found = cache.scores(task, photo, metrics, args.scale)
-        rows.setdefault(task.part, {}).setdefault(task.method.name, []).append(found)
-        if len([part for part, _ in photos if part == task.part]) < ROWS:
-            photos[task.part, task.name] = photo
-    text = markdown(rows, list(metrics), left_out)
+            found[number] = cache.results(task.photo())
+        except UnreadableImage as error:
+            unreadable.append(f"photo {error}")
+            print(f"left out: {error}", file=sys.stderr)
+        bar.update(processes.count_done() - bar.n)
+    bar.close()
+    _write_json(cache.folder / f"process_{processes.rank}.json", [found, unreadable])
+    return len(unreadable)
+
+
+def collect(cache: Cache, processes: Processes) -> tuple[dict[int, Results], list[str]]:
+    """What the `work` of all processes has found, by the number of the task, and which photos could not be read."""
+    found: dict[int, Results] = {}
+    unreadable: list[str] = []
+    for rank in range(processes.count):
+        theirs, failed = json.loads((cache.folder / f"process_{rank}.json").read_text())
+        for number, results in theirs.items():
+            found[int(number)] = {method: Scored(*one) for method, one in results.items()}
+        unreadable += failed
+    return found, unreadable
+
+
+def report(
+    args: argparse.Namespace,
+    tasks: Sequence[Task],
+    found: Mapping[int, Results],
+    metrics: Sequence[str],
+    left_out: Sequence[str],
+) -> None:
+    """Write and print what was found; reads only the photos that the sheet shows."""
+    rows: Rows = {}
+    shown: dict[tuple[str, str], Photo] = {}
+    for number, task in enumerate(tasks):
+        for method, one in found.get(number, {}).items():
+            rows.setdefault(task.part, {}).setdefault(method, []).append(one)
+        if number in found and [part for part, _ in shown].count(task.part) < ROWS:
+            shown[task.part, task.name] = task.photo()
+    text = markdown(rows, metrics, left_out)
     with atomic_write(args.output / "table1.md") as temporary:
         Path(temporary).write_text(text)
-    write_csv(args.output, rows, list(metrics))
-    sheet(rows, photos, args.scale, args.output / "table1.png")
+    write_csv(args.output, rows, metrics)
+    if shown:
+        sheet(rows, shown, args.scale, args.output / "table1.png")
     print(text)
 
 
