@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 # Where the weights are in the files of BasicSR, of Lightning, and of most training scripts.
 STATE_KEYS = ("params_ema", "params", "state_dict", "model")
+# How files begin that are taken for checkpoints, in lower case, and what to do about them.
+NO_CHECKPOINTS = {
+    b"gk0\x01": "it holds ncnn's weights; name the network's .pth or .safetensors file (benchmarks/real_esrgan.py "
+    "converts those of Real-ESRGAN x4plus)",
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself; `git lfs pull` gets that",
+    b"<!doctype html": "it is a web page; download the file itself, not the page about it",
+    b"<html": "it is a web page; download the file itself, not the page about it",
+}
 # Characters of a file's name that its temporary name begins with: a name has 255 bytes, a character up to four.
 _START = 60
 
@@ -154,9 +162,17 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     # What the loaders of PyTorch and safetensors raise on arbitrary bytes has no common base.
     except Exception as error:
+        with open(path, "rb") as file:
+            start = file.read(64).lstrip().lower()
+        for sign, kind in NO_CHECKPOINTS.items():
+            if start.startswith(sign):
+                raise ValueError(f"checkpoint {os.fspath(path)!r} cannot be read: {kind}") from error
+        # PyTorch's first sentences advise to run what is in the file.
+        found = re.search(r"WeightsUnpickler error:\s*([^\n]{1,300})", str(error))
+        detail = found[1].partition(". Please")[0].strip() if found else format_error(error)
         raise ValueError(
             f"checkpoint {os.fspath(path)!r} cannot be read: it is truncated, no checkpoint, or holds more than "
-            f"tensors ({format_error(error)}); delete it, or name another"
+            f"tensors ({detail}); delete it, or name another"
         ) from error
 
 

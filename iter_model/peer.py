@@ -153,19 +153,19 @@ def load_peer(path: str | Path) -> PeerNetwork:
             images.
     """
     content = read_checkpoint(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of torch.jit, which some of its architectures use
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch.jit, which some architectures use
+        try:
             import spandrel
-    except ImportError:
-        raise NoPeer(f"{path}: other networks than ITER need spandrel; pip install spandrel") from None
-    registry = spandrel.MAIN_REGISTRY.copy()
-    try:
-        import spandrel_extra_arches
-    except ImportError:
-        pass
-    else:
-        registry.add(*spandrel_extra_arches.EXTRA_REGISTRY, ignore_duplicates=True)
+        except ImportError:
+            raise NoPeer(f"{path}: other networks than ITER need spandrel; pip install spandrel") from None
+        registry = spandrel.MAIN_REGISTRY.copy()
+        try:
+            import spandrel_extra_arches
+        except ImportError:
+            pass
+        else:
+            registry.add(*spandrel_extra_arches.EXTRA_REGISTRY, ignore_duplicates=True)
     try:
         descriptor = registry.load(spandrel.canonicalize_state_dict(content))
     # What architectures raise where a file is nearly theirs has no common base.

@@ -149,6 +149,25 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"\x47\x6b\x30\x01", "ncnn's weights; name the network's .pth"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page; download the file itself"),
+        (b"<HTML>", "it is a web page"),
+        (b"# weights", "no checkpoint, or holds more than tensors"),
+    ],
+)
+def test_what_is_taken_for_a_checkpoint_is_named(tmp_path, start, message):
+    path = tmp_path / "net.bin"
+    path.write_bytes(start + bytes(100))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_checkpoint(path)
+    # PyTorch's own message advises to run what is in the file.
+    assert "weights_only" not in str(caught.value) and str(path) in str(caught.value)
+
+
 STATE = {"a.weight": torch.zeros(2)}
 
 

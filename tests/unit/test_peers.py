@@ -1,5 +1,6 @@
 """Networks of others, by spandrel: in code, in `basicsr test` and in `basicsr upscale`."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -72,6 +73,14 @@ def test_what_is_no_network_for_photos_is_refused_by_name(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(NoPeer, match="need spandrel; pip install spandrel"):
         load_peer(tmp_path / "other.pth")
+
+
+@pytest.mark.long
+def test_reading_one_warns_of_nothing(tmp_path):
+    peers.compact(tmp_path / "net.pth")
+    words = ["-W", "error::FutureWarning", "-c", "import sys, iter_model.peer as p; p.load_peer(sys.argv[1])"]
+    done = subprocess.run([sys.executable, *words, tmp_path / "net.pth"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_code_in_a_file_is_not_run(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import real_esrgan
 from real_esrgan import load
 
 
@@ -48,3 +49,22 @@ def test_a_file_of_another_network_is_refused(net, tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             load(path, num_block=1)
+
+
+def test_a_converted_file_is_what_spandrel_knows(net, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("spandrel")
+    from iter_model.peer import load_peer
+
+    monkeypatch.setattr(real_esrgan, "load", lambda path: load(path, num_block=1))
+    words = [str(tmp_path / "x4.bin"), str(tmp_path / "x4.pth")]
+    monkeypatch.setattr(sys, "argv", ["real_esrgan.py", *words])
+    (tmp_path / "x4.bin").write_bytes(ncnn(net))
+    real_esrgan.main()
+    peer, lq = load_peer(tmp_path / "x4.pth"), torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert (peer.architecture, peer.scale) == ("ESRGAN", 4)
+    with torch.no_grad():
+        np.testing.assert_allclose(peer(lq), net(lq).clamp(0, 1), atol=2e-3)
+    (tmp_path / "x4.bin").write_bytes(b"no weights")
+    with pytest.raises(SystemExit):
+        real_esrgan.main()
+    assert "it must be fp16 or float32" in capsys.readouterr().err
