@@ -32,10 +32,10 @@ def panels(net: iter_arch.ITER, lq: torch.Tensor, config: iter_arch.SamplingConf
     result = net.restore(lq, config=config, on_step=lambda *state: steps.append(state))
     height, width = result.image.shape[-2:]
 
-    before = net.restore(lq, config=iter_arch.SamplingConfig(steps=1, alpha=0.0))
+    before = net.restore(lq, config=dataclasses.replace(config, alpha=0.0, adaptive=True))
     pictures = [
-        ("LQ", F.interpolate(lq, (height, width), mode="bicubic")[0].clamp(0, 1)),
-        ("before refinement", before.image[0]),
+        ("LQ, bicubic", F.interpolate(lq, (height, width), mode="bicubic")[0].clamp(0, 1)),
+        ("before refinement", iter_arch.color.match_color(before.image, lq)[0]),
     ]
     pictures += [(f"t = {t}", decode_masked(net, tokens, mask)[:, :height, :width]) for t, tokens, mask in steps[:-1]]
     return [*pictures, ("result", iter_arch.color.match_color(result.image, lq)[0])]

@@ -19,11 +19,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from basicsr.utils import imwrite, tensor2img
-from figure import decode_masked
+from figure import Panels, decode_masked, write
 from measures import ImageMetrics, Photo, cell, degraded, make_metric, mean, real, shrink, table, upsample
 from real_esrgan import load as load_real_esrgan
 from torch import Tensor
@@ -143,6 +141,7 @@ class Study:
             )
             bottom += counts
         axes[2].set(xlabel="alpha", ylabel="images")
+        axes[2].yaxis.get_major_locator().set_params(integer=True)
         axes[2].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         figure.tight_layout()
         figure.savefig(self.output / f"{self.name}_alpha.png", dpi=100)
@@ -150,26 +149,27 @@ class Study:
 
     def selection(self) -> None:
         """The paper's Fig. 9, from an empty map, so that the selection decides everything."""
-        rows, strips = [], []
+        rows, pictures = [], []
         for selection in ("evaluator", "confidence", "halton"):
             config = replace(self.config, selection=selection, adaptive=False)
             scores = self.average(lambda photo, config=config: self.restore(photo, config).image, selection)
             rows.append(self.row(selection, scores))
-            strips.append(self.maps(self.photos[0], config))
+            pictures.append(self.maps(self.photos[0], config))
         markdown(f"{self.name}: selection of the kept tokens, not adaptive", ["selection", *self.heads], rows)
-        self._draw(f"{self.name}_selection.jpg", torch.cat(strips, 1))
+        self._draw("selection", sum(pictures, []), len(pictures[0]))
 
-    def maps(self, photo: Photo, config: iter_arch.SamplingConfig) -> Tensor:
-        """(3, h, w): the decoded tokens of every second step, masked ones dark, and the result."""
-        states: list[Tensor] = []
+    def maps(self, photo: Photo, config: iter_arch.SamplingConfig) -> Panels:
+        """The decoded tokens of every second step, masked ones dark, and the result."""
+        states: Panels = []
 
         def on_step(t: int, tokens: Tensor, mask: Tensor) -> None:
             if t % 2:
-                states.append(decode_masked(self.net, tokens, mask))
+                states.append((f"{config.selection}, t = {t}", decode_masked(self.net, tokens, mask)))
 
         result = self.net.restore(photo.lq, config=config, on_step=on_step)
         height, width = result.image.shape[-2:]
-        return torch.cat([*(state[:, :height, :width] for state in states), match_color(result.image, photo.lq)[0]], 2)
+        cut = [(title, state[:, :height, :width]) for title, state in states]
+        return [*cut, ("result", match_color(result.image, photo.lq)[0])]
 
     def steps(self) -> None:
         rows = []
@@ -183,7 +183,7 @@ class Study:
     def color(self) -> None:
         """The paper's Fig. 11, with more methods."""
         raw = {photo.name: self.net.restore(photo.lq, config=self.config).image for photo in self.photos}
-        rows, strips = [], [self.bicubic(self.photos[0])]
+        rows, pictures = [], [("LQ, bicubic", self.bicubic(self.photos[0])[0])]
         for method, levels in COLORS:
 
             def image_of(photo: Photo, method: str = method, levels: int = levels) -> Tensor:
@@ -191,9 +191,9 @@ class Study:
 
             scores, name = self.scores(image_of, method), f"{method} {levels}" if method == "wavelet" else method
             rows.append(self.row(name, mean(scores), f"{max(score['color'] for score in scores):.2f}"))
-            strips.append(image_of(self.photos[0]))
+            pictures.append((name, image_of(self.photos[0])[0]))
         markdown(f"{self.name}: color correction", ["color correction", *self.heads, "largest color"], rows)
-        self._draw(f"{self.name}_color.jpg", torch.cat(strips, 3)[0])
+        self._draw("color", pictures, 4)
 
     def calibration(self) -> None:
         """How often a token of S_l equals the ground truth's, by the evaluator's probability of that."""
@@ -218,8 +218,8 @@ class Study:
         title = f"{self.name}: tokens of S_l by p_e(good); {right}"
         markdown(title, ["p_e(good)", "share of tokens", "mean p_e(good)", "right"], rows)
 
-    def _draw(self, name: str, picture: Tensor) -> None:
-        imwrite(tensor2img([picture[None]]), str(self.output / name), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    def _draw(self, what: str, pictures: Panels, columns: int) -> None:
+        write(pictures, str(self.output / f"{self.name}_{what}.jpg"), columns)
 
 
 TABLES = ("overview", "fidelity", "alpha", "selection", "steps", "calibration", "color")

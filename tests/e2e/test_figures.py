@@ -40,16 +40,16 @@ def test_a_row_for_each_photo(folder, figure, columns):
 
 
 @pytest.mark.parametrize(
-    ("figure", "picture", "line"),
+    ("figure", "picture", "line", "size"),
     [
-        ("fig8", "fig8_alpha.png", "| 1.0 |"),
-        ("fig9", "fig9_selection.jpg", "| halton |"),
-        ("fig11", "fig11_color.jpg", "| wavelet 5 |"),
+        ("fig8", "fig8_alpha.png", "| 1.0 |", (1400, 360)),
+        ("fig9", "fig9_selection.jpg", "| halton |", (5 * SIDE, 3 * (SIDE + TITLE))),
+        ("fig11", "fig11_color.jpg", "| wavelet 5 |", (4 * SIDE, 2 * (SIDE + TITLE))),
     ],
 )
-def test_a_table_and_a_picture(folder, figure, picture, line):
+def test_a_table_and_a_picture(folder, figure, picture, line, size):
     assert line in draw(folder, figure, "--real", "lq", "--limit", "1")
-    assert Image.open(folder / "out" / picture).width > SIDE
+    assert Image.open(folder / "out" / picture).size == size
 
 
 def test_seconds_beside_rrdbnet_and_swinir(folder):
