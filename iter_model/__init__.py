@@ -1,7 +1,7 @@
-"""Training, evaluation and commands of ITER (arXiv:2312.05616).
+"""Training, evaluation, and commands of ITER (arXiv:2312.05616).
 
-Every model, loss and metric of this package is in BasicSR's registries as soon as both are imported. BasicSR is not
-imported for it: the `basicsr` command restores photos without.
+All models, losses, and metrics of this package are registered in BasicSR as soon as both are imported. Importing this
+package does not import BasicSR: the `basicsr` command restores photos without it.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from basicsr_compat.patching import is_importing, when_imported
 
 _MODULES = [f"{__name__}.{file.stem}" for file in sorted(Path(__file__).parent.glob("*.py")) if file.stem != "__init__"]
 _REGISTERED = [name for name in _MODULES if name.endswith(("_model", "_loss", "_metric"))]
-# Any of them may be what imports BasicSR; it has to run to its end before those are imported that build on it.
+# Any of these may import BasicSR, and must finish before the modules are imported that build on it.
 _WATCHED = ["basicsr", "iter_arch", "iter_data", *_MODULES]
 
 

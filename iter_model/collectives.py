@@ -1,4 +1,4 @@
-"""Tensors over all processes that train together; with one process nothing happens."""
+"""Operations on tensors over all processes that train together; with one process they do nothing."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def world_size() -> int:
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum over all ranks, in place."""
+    """Sum x over all ranks, in place; returns x."""
     if world_size() > 1:
         torch.distributed.all_reduce(x)
     return x

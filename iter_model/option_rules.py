@@ -1,4 +1,7 @@
-"""What of the options of this project's models cannot go together, beyond what their dataclasses say of each."""
+"""Rules on options that depend on one another, beyond what the dataclasses in options.py say of each option.
+
+Every function yields one line per problem. opt: the yml.
+"""
 
 from collections.abc import Iterator
 
@@ -10,7 +13,7 @@ from iter_model.options import OPTIMIZERS, SCHEDULERS, Section
 
 
 def impossible_optimizers(train: Section) -> Iterator[str]:
-    """Ranges that only the classes themselves know."""
+    """Values of the section `train` that only the optimizers and schedulers themselves can refuse."""
     for key in ("optim_g", "optim_d"):
         if not train.get(key):
             continue
@@ -36,7 +39,7 @@ def gan_problems(opt: Section) -> Iterator[str]:
 
 
 def crop_problems(opt: Section, multiple: int) -> Iterator[str]:
-    """gt_size must be a multiple of the pixels that one window of tokens covers."""
+    """gt_size must be a multiple of ``multiple``, the GT pixels of a window of tokens."""
     size = opt["datasets"]["train"].get("gt_size")
     if isinstance(size, int) and size % multiple:
         yield (
@@ -46,7 +49,7 @@ def crop_problems(opt: Section, multiple: int) -> Iterator[str]:
 
 
 def ground_truth_problems(opt: Section) -> Iterator[str]:
-    """Metrics against a GT, where the data set has none."""
+    """Metrics that need a GT must have one."""
     metrics = (opt.get("val") or {}).get("metrics") or {}
     for phase, dataset in opt["datasets"].items():
         if phase == "train" or dataset.get("type") != "SingleImageDataset":
@@ -61,7 +64,7 @@ def ground_truth_problems(opt: Section) -> Iterator[str]:
 
 
 def pool_problems(opt: Section) -> Iterator[str]:
-    """A pool of pairs must hold a batch, and mixes what workers do not."""
+    """A pool of pairs must hold a batch, and is of no use where workers degrade."""
     queue, data = opt["train"].get("queue_size"), opt["datasets"]["train"]
     batch = data.get("batch_size_per_gpu")
     if not isinstance(queue, int) or queue <= 0:

@@ -1,4 +1,4 @@
-"""Networks of others that spandrel knows (Real-ESRGAN, SwinIR, HAT, ...), restored with this project's tiles."""
+"""Networks of other projects that spandrel knows (Real-ESRGAN, SwinIR, HAT, ...), with this project's tiling."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ SMALLEST_TILE = 32
 
 
 class NoPeer(ValueError):
-    """A file that is a checkpoint, but of no network that spandrel runs here."""
+    """A file is a checkpoint, but of no network that spandrel can run here."""
 
 
 class PeerRestored(NamedTuple):
-    """image: (b, 3, sH, sW) RGB in [0, 1], without rows where they were handed on; start_step: (b,) 0, no steps."""
+    """The result of a network without sampling.
+
+    image: (b, 3, sH, sW) RGB in [0, 1]; without rows where on_rows got them.
+    start_step: (b,) int64, 0 for no steps.
+    """
 
     image: Tensor
     start_step: Tensor
@@ -40,13 +44,15 @@ class PeerRestored(NamedTuple):
 class PeerNetwork(nn.Module):
     """A network of another project, with the part of `iter_arch.ITER`'s interface that needs no tokens.
 
-    ``scale``: s, any whole number. ``multiple``: the smallest side of a tile, in LQ pixels. ``architecture``: its name.
+    architecture: its name.
+    scale: s, any whole number.
+    multiple: the smallest side of a tile, in LQ pixels.
 
     Args:
         descriptor: what spandrel made of a checkpoint.
 
     Raises:
-        NoPeer: it takes more than one RGB image, or gives something else than one.
+        NoPeer: the network does not turn one RGB image into another.
     """
 
     def __init__(self, descriptor: spandrel.ImageModelDescriptor) -> None:
@@ -65,15 +71,19 @@ class PeerNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def supports(self, dtype: torch.dtype) -> bool:
-        """Whether it computes in a precision."""
+        """Whether the network can compute in a dtype."""
         supported = {torch.float16: self._descriptor.supports_half, torch.bfloat16: self._descriptor.supports_bfloat16}
         return supported.get(dtype, True)
 
     def usable(self, dtype: torch.dtype, precision: str) -> torch.dtype:
-        """The precision to compute in where ``dtype`` is chosen for the device, float32 where it cannot have that.
+        """``dtype`` where the network supports it, else float32.
+
+        Args:
+            dtype: chosen for the device.
+            precision: the option --precision.
 
         Raises:
-            ValueError: ``precision`` asks for it by name.
+            ValueError: the network does not support ``dtype``, which ``precision`` asks for by name.
         """
         if self.supports(dtype):
             return dtype
@@ -98,19 +108,19 @@ class PeerNetwork(nn.Module):
         config: SamplingConfig | None = None,
         seed: int = 0,
     ) -> PeerRestored:
-        """Restore images, large ones in feathered tiles.
+        """Restore images, in feathered tiles where ``tile`` is given.
 
         Args:
             lq: (b, 3, h, w) float, RGB in [0, 1].
             tile: LQ pixels of a tile's side, at least `multiple`; None: no tiles.
             overlap: LQ pixels that neighboring tiles share, default a quarter of the tile.
-            batch: tiles that go through together, default the images of the batch.
-            on_progress: called with (done, total) after every batch of tiles. What it raises ends the restoration.
+            batch: tiles that go through the network together, default the images of the batch.
+            on_progress: called with (done, total) after every batch of tiles. Raise from it to end the restoration.
             on_rows: called with (top, rows) from top to bottom, as in `ITER.restore`; the image is then not kept.
             config, seed: ignored, as there is no sampling; `ITER.restore` has them too.
 
         Returns:
-            PeerRestored, the image in the dtype of ``lq``.
+            PeerRestored, with the image in the dtype of ``lq``.
 
         Raises:
             ValueError: a tile or an overlap is impossible.
@@ -144,12 +154,12 @@ class PeerNetwork(nn.Module):
 def load_peer(path: str | Path) -> PeerNetwork:
     """Read a checkpoint of any network that spandrel knows; nothing in the file is executed.
 
-    The architectures of `spandrel_extra_arches`, of which some are not free for all uses, count where it is installed.
+    Architectures of `spandrel_extra_arches`, some of which have restrictive licenses, are known where it is installed.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint.
-        NoPeer: spandrel is not installed, does not know its network, or the network is an ITER or restores no RGB
+        NoPeer: spandrel is not installed or does not know the network, or the network is an ITER or restores no RGB
             images.
     """
     content = read_checkpoint(path)
@@ -184,14 +194,14 @@ def load_peer(path: str | Path) -> PeerNetwork:
 
 
 def load_network(name: str | Path) -> ITER | PeerNetwork:
-    """An ITER, or a network that spandrel knows.
+    """Load an ITER, or a network that spandrel knows.
 
     Args:
-        name: as for `iter_arch.load_pretrained`; or the path of any checkpoint for `load_peer`.
+        name: a name or path for `iter_arch.load_pretrained`, or the path of a checkpoint for `load_peer`.
 
     Raises:
-        FileNotFoundError: neither a known name nor a file.
-        ValueError: the file is neither.
+        FileNotFoundError: there is no such name or file.
+        ValueError: the file holds neither.
     """
     try:
         return iter_arch.load_pretrained(name)

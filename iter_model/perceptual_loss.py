@@ -1,4 +1,4 @@
-"""SSIM and perceptual losses of stage I (ITER, arXiv:2312.05616, Sec. 3.1), by pyiqa."""
+"""The SSIM and perceptual losses of stage I (ITER, arXiv:2312.05616, Sec. 3.1), computed by pyiqa."""
 
 from typing import Any
 
@@ -25,11 +25,16 @@ class SSIMLoss(nn.Module):
 
 @register("loss")
 class PyIQALoss(nn.Module):
-    """loss_weight * a metric of pyiqa that has gradients: images (b, 3, H, W) in [0, 1] -> ().
+    """loss_weight * a metric of pyiqa that has gradients: images (b, 3, H, W) in [0, 1] -> () float32.
+
+    A metric of which higher values are better counts as 1 - metric.
 
     Args:
         metric: pyiqa's name, such as 'lpips' or 'lpips-vgg'.
         options: further arguments of the metric; ``pretrained_model_path`` names weights on disk.
+
+    Raises:
+        ValueError: see `create_metric`.
     """
 
     def __init__(self, metric: str = "lpips", loss_weight: float = 1.0, **options: Any) -> None:

@@ -23,11 +23,14 @@ class TokenCrossEntropy(nn.Module):
 
 @register("loss")
 class EvaluatorLoss(nn.Module):
-    """Eq. 9: binary cross-entropy of 'good', on drawn tokens plainly, on S_l balanced between the classes.
+    """Eq. 9: binary cross-entropy of 'good', plain on drawn tokens, and balanced between the classes on S_l.
 
     Args:
-        beta: of the class-balanced weights (1 - beta) / (1 - beta^n_y), n_y the number of labels y in the batch, over
-            all ranks (Class-Balanced Loss, arXiv:1901.05555). The weights are normalized to a mean of 1.
+        beta: of the class-balanced weights (1 - beta) / (1 - beta^n_y), where n_y is the number of labels y in the
+            batches of all ranks (Class-Balanced Loss, arXiv:1901.05555). The weights are normalized to a mean of 1.
+
+    Raises:
+        ValueError: beta is not in [0, 1).
     """
 
     def __init__(self, beta: float = 0.9999, loss_weight: float = 1.0) -> None:
@@ -46,7 +49,7 @@ class EvaluatorLoss(nn.Module):
         """The class-balanced term: logits (b, 2, h, w), good (b, h, w) bool -> () float32."""
         labels = good.long()
         counts = all_reduce_sum(torch.bincount(labels.flatten(), minlength=2))
-        # A class that is absent has no tokens to weigh; 1 keeps its weight finite.
+        # An absent class has no tokens to weigh; 1 keeps its weight finite.
         weights = (1 - self.beta) / (1 - self.beta ** counts.clamp_min(1).double())
         total = (weights * counts).sum()
         # DistributedDataParallel averages over the ranks, while ``total`` is that of all of them.

@@ -1,11 +1,11 @@
-"""The `basicsr` command: a table of its commands, and the way into them. Imports no command before it is called.
+"""The `basicsr` command and the table of its subcommands, each of which is imported only when it is called.
 
 A new command is a module with two functions and a row in `COMMANDS`:
 
     def add_arguments(parser: argparse.ArgumentParser) -> None    # its options; sets the parser's epilog
-    def run(args: argparse.Namespace) -> int                      # does it, and returns the exit code
+    def run(args: argparse.Namespace) -> int                      # runs it, and returns the exit code
 
-A module imports PyTorch, BasicSR and whatever is slow in `run` alone, so that help and usage errors come at once.
+A module imports PyTorch, BasicSR, and whatever else is slow inside `run`, so that help and usage errors come at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of the `basicsr` command.
 
     Args:
-        command: the command in use, whose module is imported for its arguments; the others are named in the help.
+        command: the command in use, whose module is imported for its arguments; the help only names the others.
     """
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("basicsr", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the `basicsr` command.
 
     Args:
-        argv: its words after `basicsr`; those of this process by default.
+        argv: the words after `basicsr`; by default those of this process.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def usage_error(command: str, error: object) -> int:
-    """Say in one line why a command cannot do what it was asked for; returns the exit code, 2."""
+    """Print in one line why a command cannot run with its arguments; returns the exit code, 2."""
     print(f"basicsr {command}: error: {error}", file=sys.stderr)
     return 2
 

@@ -1,4 +1,4 @@
-"""`basicsr check`: whether a training run or a test would begin, found out without making a file or a folder."""
+"""`basicsr check`: finds out whether a training run or a test would start, without making a file or a folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check an option file and print a report, a line for each check.
+    """Check an option file and print a report, one line per check.
 
     Returns:
         The exit code: 0, or 2 where there are problems.

@@ -14,10 +14,10 @@ ROOT = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.par
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Put paths in the place of `iter:NAME.yml` in `args.opt`, and of the sample photos in its data sets.
+    """Replace `iter:NAME.yml` in `args.opt` by the path of the file, and set the paths of its sample photos.
 
     Raises:
-        FileNotFoundError: there is no option file of this name; the message lists those that there are.
+        FileNotFoundError: there is no option file of this name; the message lists the existing ones.
     """
     if not getattr(args, "opt", "").startswith(PREFIX):
         return

@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     """Train or test in the current folder, as `args.command` says.
 
     Returns:
-        The exit code: 0; 128 + the number of a signal that ended the run; 1 for a test that had to leave images out,
-        and for a file that failed the run on its way; 2 for a problem with the command, the options or the data, found
-        before the run begins.
+        The exit code: 0; 128 + the number of a signal that ended the run; 1 for a test that left images out, and for a
+        run that failed later because of a file; 2 for a problem with the command, the options, or the data before the
+        run begins.
     """
     import basicsr_compat
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _failed(error: Exception, args: argparse.Namespace, begun: bool) -> int:
-    """Print a line for an error that the user can mend, and return the exit code; a fault keeps its traceback."""
+    """Print an error that the user can fix, and return the exit code; any other error keeps its traceback."""
     from basicsr_compat.images import UnreadableImage
     from basicsr_compat.pipeline.distributed import failed_elsewhere
     from basicsr_compat.schema import OptionProblems, format_error

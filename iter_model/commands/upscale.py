@@ -82,9 +82,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_restorers(args: argparse.Namespace, local_rank: int | None = None) -> list[Restorer]:
-    """A restorer for each device, of what `add_arguments` declares. Raises ValueError or OSError.
+    """Make a restorer for each device from the options of the command.
 
-    local_rank: number of this process among those of this machine, see `choose_devices`.
+    Args:
+        args: see `add_arguments`.
+        local_rank: number of this process among those of this machine, see `choose_devices`.
+
+    Raises:
+        ValueError: an option is impossible, or the weights are no checkpoint.
+        OSError: the weights are missing, or cannot be downloaded.
     """
     import copy
 
@@ -128,7 +134,7 @@ def make_restorers(args: argparse.Namespace, local_rank: int | None = None) -> l
 
 
 def _refuse_control(args: argparse.Namespace, architecture: str) -> None:
-    """What is asked of a network that samples no tokens."""
+    """Raise ValueError for options that a network without tokens cannot follow."""
     given = [name for name in SAMPLING if getattr(args, name) is not None]
     given += [name for name in ("seed", *CONTROLS) if getattr(args, name)]
     if given:
@@ -202,7 +208,7 @@ def _prepare_folders(output: Path, planned: Plan, controls: Controls | None) -> 
 
 
 def _announce(args: argparse.Namespace, planned: Plan, reporter: Reporter) -> None:
-    """Say what is passed over, what is named in another way than usual, and what the weights are worth."""
+    """Report files that are passed over, results with longer names than usual, and the quality of the weights."""
     if args.model in DEMONSTRATION:
         reporter.say(
             f"{args.model} is a small network that demonstrates the method; the authors' networks restore better: "

@@ -1,4 +1,4 @@
-"""Options of `basicsr upscale` for control by tokens: alpha maps, variants, redrawn regions, uncertainty.
+"""The options of `basicsr upscale` for control by tokens: alpha maps, variants, redrawn regions, and uncertainty.
 
 Imports nothing slow, so that help comes at once.
 """
@@ -12,7 +12,7 @@ DEFAULT_SAMPLES = 8
 
 
 def add_control(group: argparse._ArgumentGroup) -> None:
-    """Add the options."""
+    """Add the options to a group of the help."""
     group.add_argument(
         "--alpha-map",
         type=Path,
@@ -50,7 +50,7 @@ def add_control(group: argparse._ArgumentGroup) -> None:
 
 
 def is_asked_for(args: argparse.Namespace) -> bool:
-    """Whether any of the options is given."""
+    """Whether any option of control is given."""
     return bool(
         args.alpha_map or args.variants is not None or args.save_tokens or args.redraw or args.tokens_from or args.maps
     )

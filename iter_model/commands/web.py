@@ -1,4 +1,4 @@
-"""`basicsr web`: a page in the browser that restores photos with ITER (arXiv:2312.05616), for this machine's user."""
+"""`basicsr web`: a page that restores photos in the browser with ITER (arXiv:2312.05616), for users of this machine."""
 
 from __future__ import annotations
 

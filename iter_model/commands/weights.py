@@ -1,4 +1,4 @@
-"""`basicsr weights`: which weights there are, where they are, and how to get them (ITER, arXiv:2312.05616)."""
+"""`basicsr weights`: lists the known weights, downloads them, and prints their paths (ITER, arXiv:2312.05616)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, download or find weights; returns the exit code, 0 or 1."""
+    """List or download weights, or print their path; returns the exit code, 0 or 1."""
     from iter_arch.pretrained import download
 
     if args.action == "list":

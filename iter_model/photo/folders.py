@@ -1,4 +1,4 @@
-"""Which photo is restored to which file: folders, what else lies in them, and names."""
+"""Plans which photo is restored to which file: searches folders, passes over other files, and chooses names."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import NamedTuple
 from basicsr_compat.files import is_leftover, remove_leftovers
 from basicsr_compat.images import image_kind, is_image, is_whole
 
-# What cameras, phones and systems put beside photos: sidecars, litter, videos, and raw files, which need developing.
+# Files that cameras, phones, and systems put beside photos: sidecars, litter, videos, and raw files.
 PASSED_OVER = frozenset(
     ".aae .dop .json .pp3 .thm .xmp .ini .db .tmp "
     ".3gp .avi .lrv .m2ts .m4v .mkv .mov .mp4 .mpg .mts .webm .wmv "
     ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .srw .x3f".split()
 )
-# --ext auto: the kind of file that a photo of a kind becomes, and png of all others.
+# --ext auto: the kind of the result for a kind of photo; png for all others.
 AUTO = {"jpg": "jpg", "webp": "webp", "tiff": "tiff", "avif": "avif", "heif": "jpg"}
 
 
 class Job(NamedTuple):
-    """A photo, and the file that it is restored to. seed: of one of several variants, in the place of --seed."""
+    """A photo, and the file that it is restored to. seed: of a variant, instead of --seed; None without variants."""
 
     source: Path
     target: Path
@@ -35,8 +35,8 @@ class Plan(NamedTuple):
     """What a run will do.
 
     jobs: in the order of their names.
-    passed_over: files that are no photos and are not meant to be.
-    told_apart: jobs whose plain names would have been one.
+    passed_over: files that are no photos and are not reported as failures.
+    told_apart: jobs whose targets got longer names, because their plain names would be equal.
     """
 
     jobs: list[Job]
@@ -54,23 +54,23 @@ def plan(
     all_frames: bool = False,
     seeds: Sequence[int] = (),
 ) -> Plan:
-    """The photos of `inputs`, and where each goes: below `output` by its path below the folder that was given.
+    """Find the photos of `inputs`, and choose the file of each result: its path in the given folder, below `output`.
 
-    Every file of a folder counts, whatever its suffix, so that a photo of an unknown kind is reported and not passed
-    over; those of `PASSED_OVER`, hidden files, and what a killed run has left do not.
+    Every file of a folder counts, whatever its suffix, so that a photo of an unknown kind is reported as a failure.
+    Only suffixes of `PASSED_OVER`, hidden files, and leftovers of a killed run are passed over.
 
     Args:
         inputs: files, folders, and patterns that match either.
         output: folder of the results; not searched where it lies within an input.
-        recursive: search subfolders too.
-        suffix: put behind every name. Photos of a folder that are results of others in it, from a run before, are none.
-        ext: of the results, without its dot; 'auto': by the kind of each photo.
-        all_frames: with 'auto', a GIF animation becomes one.
+        recursive: whether subfolders are searched too.
+        suffix: appended to every name. Files of a folder that an earlier run made from others in it are no inputs.
+        ext: of the results, without a dot; 'auto': by the kind of each photo.
+        all_frames: with 'auto', whether a GIF animation becomes one.
         seeds: of several variants of each photo, `a_seed0.png` and so on.
 
     Raises:
         FileNotFoundError: one of ``inputs`` does not exist.
-        ValueError: there is no photo in one, ``output`` cannot be a folder, or a result would overwrite an input.
+        ValueError: an input holds no photo, ``output`` cannot be a folder, or a result would overwrite an input.
     """
     _check_folder(output, ext)
     if "/" in suffix or "\0" in suffix or os.sep in suffix:
@@ -102,14 +102,14 @@ def plan(
 
 
 def prepare_folders(tops: Collection[Path], files: Iterable[Path]) -> None:
-    """Make the folders of a run, and clear them and those below of what killed runs have left of ``files``.
+    """Make the folders of a run, and remove leftovers of ``files`` by killed runs from all folders of files.
 
     Args:
         tops: the folder of the results, and that of other files.
-        files: all that will be written.
+        files: everything that will be written.
 
     Raises:
-        OSError: nothing can be written to one of the folders that are there.
+        OSError: a folder cannot be made or written to.
     """
     names: dict[Path, list[str]] = {top: [] for top in tops}
     for file in files:
@@ -125,12 +125,12 @@ def prepare_folders(tops: Collection[Path], files: Iterable[Path]) -> None:
 
 
 def is_restored(*targets: Path) -> bool:
-    """Whether one of the files that a result may be in is there, and whole."""
+    """Whether one of the files that may hold a result exists and is complete."""
     return any(os.path.isfile(target) and is_whole(target) for target in targets)  # no error for a name too long
 
 
 def refuse_overwriting(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
-    """Raise a ValueError where a file that is to be written is one that is to be read."""
+    """Raise ValueError where a target is one of the inputs."""
     identities = {_identity(path): path for path in inputs if os.path.exists(path)}
     for target in targets:
         if os.path.exists(target) and (found := identities.get(_identity(target))):
@@ -138,7 +138,7 @@ def refuse_overwriting(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
 
 
 def oversized(target: Path) -> Path:
-    """Where a result goes that is too large for its kind of file."""
+    """The file of a result that is too large for its target's kind of file."""
     return target.with_name(f"{target.name}.png")
 
 
@@ -164,7 +164,7 @@ def _expand(given: Path) -> list[Path]:
 
 
 def _files(root: Path, output: Path, recursive: bool) -> Iterator[Path]:
-    """Files in the order of their names; a broken link is one, which is named when it is read."""
+    """Files in the order of their names; broken links too, which are reported when they are read."""
     if not root.is_dir():
         yield root
         return
@@ -182,7 +182,7 @@ def _files(root: Path, output: Path, recursive: bool) -> Iterator[Path]:
 
 
 def _named(photos: dict[Path, Path], suffixes: dict[Path, str]) -> tuple[list[Job], list[Job]]:
-    """Jobs with targets of their own: `a.png`; where two photos would have it, `a.jpg.png` and `a.png.png`."""
+    """Jobs with different targets: `a.png`, or `a.jpg.png` and `a.png.png` where two photos would become `a.png`."""
     plain = {path: place.with_name(place.stem + suffixes[path]) for path, place in photos.items()}
     count = Counter(plain.values())
     # A note beside a photo of the same name is no second image.

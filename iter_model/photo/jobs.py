@@ -1,4 +1,4 @@
-"""A list of photos from file to file: read ahead, restored by a worker per device, written behind."""
+"""Restores a list of photos from file to file: reads ahead, restores with a worker per device, and writes behind."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ READ_AHEAD = 2
 class Output(NamedTuple):
     """How photos are read and results written. The color profile is always kept.
 
-    quality: of lossy kinds, see `write_photo`. all_frames: animations and documents as a whole, not only the first
-    frame. is_auto: the kind of each result is that of its photo, so that another may take its place.
+    quality: of lossy kinds, see `write_photo`.
+    keeps_metadata: whether EXIF, XMP, and the like are written too.
+    all_frames: whether all frames of animations and pages of documents are restored, not only the first.
+    is_auto: whether results may become another kind of file where their own is too small for them.
+    max_pixels: most pixels of a photo.
     """
 
     quality: int | None = None
@@ -41,8 +44,13 @@ class Output(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a photo became: its frames, of which a photo has one, T_s of the first, and the seconds that it took; what
-    is written beside it where that was asked for."""
+    """A restored photo.
+
+    frames: one, or those of an animation or document.
+    start_step: T_s of the first frame.
+    seconds: how long it took.
+    extras: what is written beside it, if anything.
+    """
 
     frames: list[Frame]
     start_step: int
@@ -58,22 +66,22 @@ def restore_files(
     processes: Processes | None = None,
     controls: Controls | None = None,
 ) -> int:
-    """Restore every source of ``jobs`` to its target; name those that fail, and count them.
+    """Restore every source of ``jobs`` to its target; report those that fail, and count them.
 
-    One thread reads ahead, one writes, and one per restorer takes the next photos from the same queue. What is written
-    does not depend on how many there are. Where this is interrupted, photos that are restored are still written, and no
-    others are begun or finished.
+    One thread reads ahead, one writes, and one per restorer takes the next photos from the same queue. The results do
+    not depend on the number of restorers. When this is interrupted, photos that are restored are still written; no
+    others are started or finished.
 
     Args:
-        restorers: a network and its options for each device.
-        jobs: the suffix of each target is the kind of file that is written, one of `WRITERS`.
-        output: how results are written.
-        reporter: told of every photo.
+        restorers: one for each device.
+        jobs: the suffix of each target is its kind of file, one of `WRITERS`.
+        output: how photos are read and results written.
+        reporter: reports on every photo.
         processes: those that share ``jobs``; this one restores its share.
-        controls: what is drawn where, and what is written beside the results; photos are then restored one by one.
+        controls: control by tokens, and what is written beside the results; photos are then restored one by one.
 
     Returns:
-        How many failed here.
+        The number of photos that failed in this process.
     """
     output, reporter, processes = output or Output(), reporter or Reporter(), processes or Processes()
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
@@ -106,7 +114,7 @@ class _Workers:
     ) -> None:
         self.pending: dict[Future[list[Result | Exception]], list[Item]] = {}
         self._restorers, self._output, self._reporter, self._controls = restorers, output, reporter, controls
-        # Of each restorer: its last source, and what is known of it.
+        # For each restorer, its last source and the `known` of its Control.
         self._known: list[tuple[Path | None, dict[Any, Prepared]]] = [(None, {})] * len(restorers)
         self._free: SimpleQueue[int] = SimpleQueue()
         for index in range(len(restorers)):
@@ -116,11 +124,11 @@ class _Workers:
 
     @property
     def are_busy(self) -> bool:
-        """Whether each has something to do."""
+        """Whether every worker has something to do."""
         return len(self.pending) >= len(self._restorers)
 
     def images_together(self, size: tuple[int, int]) -> int:
-        """See `Restorer.images_together`, on whichever device they come to."""
+        """See `Restorer.images_together`; valid for every device."""
         return min(restorer.images_together(size) for restorer in self._restorers) if self._controls is None else 1
 
     def begin(self, group: list[Item]) -> None:
@@ -128,12 +136,12 @@ class _Workers:
         self.pending[self._pool.submit(self._restore, group)] = group
 
     def finished(self) -> list[tuple[Job, Result | Exception]]:
-        """Wait for a group, and say what became of each of its photos."""
+        """Wait for a group; returns the result or the error of each of its photos."""
         first = next(iter(wait(self.pending, return_when=FIRST_COMPLETED).done))
         return [(item.job, one) for item, one in zip(self.pending.pop(first), first.result(), strict=True)]
 
     def stop(self) -> None:
-        """Begin nothing more, and end what has begun at its next tile."""
+        """Start nothing more, and stop what is running at its next tile."""
         self._stopped.set()
         self._pool.shutdown(cancel_futures=True)
 
@@ -145,7 +153,7 @@ class _Workers:
             self._free.put(index)
 
     def _restore_each(self, index: int, group: list[Item]) -> list[Result | Exception]:
-        """What becomes of each photo of a group: restored, or why not. A group that fails is tried one by one."""
+        """The result or the error of each photo of a group. A group that fails is tried one by one."""
         job, first = group[0]
         if isinstance(first, Exception):
             return [first]

@@ -1,4 +1,4 @@
-"""What was restored and what was invented, as pictures with scales (ITER, arXiv:2312.05616)."""
+"""Maps that show what was restored and what was invented, with scales (ITER, arXiv:2312.05616)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 from iter_arch import Restored, Uncertainty
 from iter_arch.tokenizer import Tokenizer
 
-# Width of a panel in pixels, and of what stands around it; of wider panels all of it grows.
+# Pixels: width of a panel, and sizes of what surrounds it, which grow with wider panels.
 WIDTH = 360
 MARGIN, LINE, BAR, LETTERS = 12, 22, 14, 14
-# Height of a panel over its width, at most.
+# Largest height of a panel over its width.
 TALLEST = 2
 
 Size = tuple[int, int]
 
 
 class Redrawn:
-    """Counts how often each token of one image was drawn; an `on_step` of `ITER.restore`. times: (h, w) int."""
+    """Counts how often each token of one image is drawn; an `on_step` for `ITER.restore`. times: (h, w) int."""
 
     def __init__(self) -> None:
         self.times = np.zeros((1, 1), int)
@@ -33,15 +33,15 @@ class Redrawn:
     def __call__(self, t: int, tokens: Tensor, mask: Tensor) -> None:
         """mask: (1, h, w) bool, True = kept before step ``t``."""
         masked = (~mask[0]).cpu().numpy().astype(int) * (t > 0)
-        # A restoration that ran out of memory begins again.
+        # A restoration that ran out of memory starts again.
         self.times = masked if t >= self._last else self.times + masked
         self._last = t
 
 
 class Panel(NamedTuple):
-    """A map (h, w) whose scale goes from 0 to ``high``, or a picture (h, w, 3) uint8 without a scale.
+    """A map (h, w) with a scale from 0 to ``high``, or a picture (h, w, 3) uint8 without a scale.
 
-    title, note: above and below it.
+    title, note: the text above and below it.
     """
 
     title: str
@@ -62,9 +62,11 @@ def panels_of(
     """The maps of one image.
 
     Args:
-        found: of the image, from ``samples`` results.
-        restored: the result. times: (h, w), how often each of its tokens was drawn.
-        vqgan: of the network.
+        found: the uncertainty of the image.
+        restored: its result.
+        times: (h, w), how often each token of the result was drawn.
+        vqgan: the tokenizer of the network.
+        samples: the number of results that ``found`` compares.
         shown: (height, width) of the maps, see `panel_size`.
     """
     std = 255 * found.std[0, 0].float().cpu().numpy()
@@ -86,13 +88,13 @@ def panels_of(
 
 
 def spread(tokens: np.ndarray, shown: Size, whole: Size, factor: int) -> np.ndarray:
-    """Values of tokens, brought to a picture.
+    """Enlarge a map of tokens to a picture, by the nearest token.
 
     Args:
         tokens: (h, w), of the padded photo.
         shown: (height, width) of the picture, which shows the whole photo.
         whole: (height, width) of the photo.
-        factor: pixels of the photo that a token's side has.
+        factor: pixels of the photo per side of a token.
 
     Returns:
         (height, width), of the dtype of ``tokens``.
@@ -102,7 +104,7 @@ def spread(tokens: np.ndarray, shown: Size, whole: Size, factor: int) -> np.ndar
 
 
 def draw(panels: list[Panel], width: int = WIDTH) -> Image.Image:
-    """Panels of one size, no wider than ``width``, side by side."""
+    """Draw panels of one size, no wider than ``width`` pixels, side by side."""
     margin, line, bar, letters = (round(x * width / WIDTH) for x in (MARGIN, LINE, BAR, LETTERS))
     height = panels[0].values.shape[0]
     whole = (len(panels) * (width + margin) + margin, height + 3 * line + bar + 2 * margin)
@@ -125,5 +127,5 @@ def draw(panels: list[Panel], width: int = WIDTH) -> Image.Image:
 
 
 def colors(x: np.ndarray) -> np.ndarray:
-    """(h, w), clamped to [0, 1] -> (h, w, 3) uint8 RGB, from dark violet to yellow."""
+    """Colors of values (h, w), which are clamped to [0, 1] -> (h, w, 3) uint8 RGB, from dark violet to yellow."""
     return cv2.applyColorMap(np.rint(255 * x.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()

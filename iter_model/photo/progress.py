@@ -1,4 +1,4 @@
-"""What is said and shown while photos are restored: bars on a terminal, lines, or an object per photo for scripts."""
+"""Messages while photos are restored: progress bars on a terminal, lines, or a JSON object per photo for scripts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LARGE_PHOTO = 2
 
 
 class Reporter:
-    """Tells a person, or a program, what becomes of every photo.
+    """Reports to a person, or a program, what happens to every photo.
 
     Args:
-        quiet: no bars, no summary, nothing but what failed.
-        as_json: a line with a JSON object per photo to stdout, and no summary.
-        processes: those that share the photos. Bars and what concerns all photos come from the first alone, what
-            concerns one photo from the process that restores it.
+        quiet: report failures only.
+        as_json: print a line with a JSON object per photo to stdout, and no summary.
+        processes: those that share the photos. Only the first shows bars and reports on all photos; each reports on the
+            photos that it restores.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False, processes: Processes | None = None) -> None:
@@ -35,16 +35,16 @@ class Reporter:
         self._last_failure = ""
 
     def begin(self, count: int) -> None:
-        """Show the progress over this many photos, on a terminal."""
+        """Show a bar for this many photos, on a terminal."""
         self._bar = tqdm(total=count, desc="upscale", unit="image", disable=self._hides_bars)
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
     def photo_bar(self, worker: int, name: str) -> OnProgress:
-        """What shows the progress within a photo that takes long, below the bar of all photos."""
+        """A callback that shows the progress within a photo, if that takes long, below the bar of all photos."""
         bar = tqdm(
             total=1,
             desc=f"  {printable(name)[-40:]}",
@@ -64,12 +64,12 @@ class Reporter:
         return show
 
     def restored(self, source: Path, target: Path, **facts: Any) -> None:
-        """A photo is written. facts: width, height, seconds, start_step and whatever else a script may want."""
+        """Report that a photo is written. facts: width, height, seconds, start_step, and more, for scripts."""
         self._advance()
         self._object(input=source, output=target, **facts)
 
     def failed(self, source: Path, error: Exception) -> None:
-        """A photo could not be restored."""
+        """Report that a photo could not be restored."""
         self._advance()
         text = str(error) or type(error).__name__
         self._object(input=source, error=text)
@@ -80,7 +80,7 @@ class Reporter:
         self._last_failure = line
 
     def skipped(self, source: Path, why: str) -> None:
-        """A file is not restored, and need not be; `say` tells a person of all of them at once."""
+        """Report to scripts that a file need not be restored; people get one message about all of them, by `say`."""
         self._object(input=source, skipped=why)
 
     def say(self, message: str) -> None:
@@ -89,7 +89,7 @@ class Reporter:
             self.warn(message)
 
     def warn(self, message: str) -> None:
-        """Print a line even where it is to be quiet."""
+        """Print a line to stderr, even with quiet."""
         tqdm.write(printable(message), file=sys.stderr)
 
     def summary(self, message: str) -> None:
@@ -99,7 +99,7 @@ class Reporter:
 
     @property
     def _hides_bars(self) -> bool | None:
-        """None: where this is no terminal."""
+        """tqdm's `disable`; None hides bars where stderr is no terminal."""
         return True if self.quiet or not self.processes.is_first else None
 
     def _advance(self) -> None:

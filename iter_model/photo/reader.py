@@ -1,4 +1,4 @@
-"""Reading photos ahead of the networks, and putting neighbors of equal size together."""
+"""Reads photos ahead of the networks, and groups neighbors of equal size."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import NamedTuple
 from basicsr_compat.images import MAX_PIXELS, Photo, read_photo
 from iter_model.photo.folders import Job
 
-# What a single photo may fail with; the others go on.
+# Errors of a single photo; the others are still restored.
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)
 Size = tuple[int, int]
 
 
 class Item(NamedTuple):
-    """A photo on its way: what was read, or why it could not be."""
+    """A job and its photo, or the error that reading it raised."""
 
     job: Job
     photo: Photo | Exception
 
     @property
     def size(self) -> Size | None:
-        """(height, width); None where it stands alone: it could not be read, or is one of several frames."""
+        """(height, width); None for a photo that forms its own group: an unreadable one, or one with several frames."""
         if isinstance(self.photo, Exception) or self.photo.frames > 1:
             return None
         return self.photo.rgb.shape[:2]
@@ -33,8 +33,7 @@ class Item(NamedTuple):
 def read_ahead(
     reader: ThreadPoolExecutor, jobs: Iterable[Job], count: int, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Item]:
-    """Read the sources of ``jobs`` in their order, up to ``count`` of them before they are asked for; one that is
-    that of several jobs in a row, once."""
+    """Read the sources of ``jobs`` in order, up to ``count`` ahead; a source of successive jobs is read once."""
     queue: deque[tuple[Job, Future[Photo]]] = deque()
     last: tuple[Path, Future[Photo]] | None = None
 
@@ -56,11 +55,11 @@ def read_ahead(
 
 
 def grouped(items: Iterable[Item], together: Callable[[Size], int]) -> Iterator[list[Item]]:
-    """Neighbors of equal size, as many as go through together; what has no size stands alone.
+    """Group neighbors of equal size; photos without a size are alone in their group.
 
     Args:
-        items: photos in their order.
-        together: of a size, how many go through together; asked anew for every group.
+        items: photos in order.
+        together: called with a size for every group; returns the number of photos that the network takes together.
     """
     group: list[Item] = []
     for item in items:

@@ -1,4 +1,4 @@
-"""TIFF files of 8 and 16 bits and of floats, of one page or several; Pillow writes the tags, and no 16-bit color."""
+"""A writer of TIFF files of 8 and 16 bits and of floats, with one or several pages; Pillow writes no 16-bit color."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_tiff(file: BinaryIO, photos: Sequence[Photo]) -> None:
     """Write photos, which may differ in size and kind, as the pages of a file.
 
     Raises:
-        OSError: over 4 GB.
+        OSError: the file cannot be written, or would be larger than 4 GB.
     """
     file.write(_HEADER)
     pointer = 4
@@ -105,7 +105,7 @@ def _serialized(photo: Photo, tags: dict[int, Any], start: int) -> bytes:
 
 
 def _with_offsets(directory: bytearray, start: int, offsets: tuple[int, ...]) -> bytes:
-    """A directory whose offsets of strips count from the start of the file: Pillow's count from its own end."""
+    """A directory whose offsets of strips count from the start of the file; Pillow's count from its own end."""
     entries = range(2, 2 + 12 * int.from_bytes(directory[:2], "little"), 12)
     entry = next(place for place in entries if directory[place : place + 2] == struct.pack("<H", tiff.STRIPOFFSETS))
     place = entry + 8 if len(offsets) == 1 else struct.unpack_from("<I", directory, entry + 8)[0] - start
@@ -114,7 +114,7 @@ def _with_offsets(directory: bytearray, start: int, offsets: tuple[int, ...]) ->
 
 
 def _of_exif(exif: bytes | None) -> dict[int, Any]:
-    """The tags of an EXIF block that describe the photo, its own directories below them."""
+    """The tags of an EXIF block that describe the photo, with its subdirectories."""
     if exif is None:
         return {}
     block = Image.Exif()

@@ -1,4 +1,4 @@
-"""Writing photos as the kind of file that they were: gray or color, with or without alpha, in their depth."""
+"""Writes photos as files of many kinds, which keep gray, alpha, and bit depth where the kind can hold them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ from iter_model.photo.png_writer import encode_png
 from iter_model.photo.tiff_writer import write_tiff
 
 DEFAULT_QUALITY = 95
-# What a segment of a JPEG file holds.
+# Bytes that a segment of a JPEG file holds.
 _SEGMENT = 65_000
-# Numbers of a photo of which Pillow's own copy would take over 100 MB.
+# Values of a photo whose copy by Pillow would take over 100 MB.
 _LARGE = 3 * 2**25
 
 
 class Writer(NamedTuple):
-    """How a kind of file is written, and what it holds.
+    """How a kind of file is written, and what it can hold.
 
-    save: gets an open file, a photo and the quality.
-    save_frames: gets an open file, the frames of an animation or document and the quality; None where it holds none.
-    lossy: there is a quality to choose. bits: a channel, at most. max_side: pixels. has_alpha: holds transparency.
-    segment: bytes that EXIF and XMP may have; None for any number.
-    has_color_chunks: holds PNG's color and text chunks.
+    save: called with an open file, a photo, and the quality.
+    save_frames: called with an open file, the frames of an animation or the pages of a document, and the quality; None
+        for kinds that hold one image.
+    lossy: whether the kind has a quality.
+    bits: most bits per channel.
+    max_side: most pixels of a side.
+    has_alpha: whether it holds transparency.
+    segment: most bytes of EXIF, and of XMP; None for no limit.
+    has_color_chunks: whether it holds PNG's color and text chunks.
     """
 
     save: Callable[[BinaryIO, Photo, int], None]
@@ -44,19 +48,19 @@ class Writer(NamedTuple):
 
 
 def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png", quality: int | None = None) -> None:
-    """Write an image file that is there whole or not at all.
+    """Write an image file atomically.
 
     Values are clipped to [0, 1] and rounded; gray is the mean of the channels.
 
     Args:
-        path: the file, whose suffix is not looked at. Its folder must exist; an older file is replaced.
-        photo: what to write; its metadata as they are, see `metadata.corrected`.
+        path: the file, whose suffix does not matter. Its folder must exist; an older file is replaced.
+        photo: what to write. Its metadata are written unchanged; correct them first (`metadata.corrected`).
         kind: one of `WRITERS`. What it cannot hold is lost, see `left_out`: 16 bits become 8, and alpha is laid over
             white.
-        quality: of lossy kinds, 1 to 100; default `DEFAULT_QUALITY`.
+        quality: of lossy kinds, 1 to 100; None: `DEFAULT_QUALITY`.
 
     Raises:
-        ValueError: ``photo`` has a wrong shape or bit depth or is too large for this kind, or there is no such kind.
+        ValueError: ``photo`` has a wrong shape or bit depth or is too large for this kind, or the kind is unknown.
         OSError: the file cannot be written.
     """
     _check(photo, kind)
@@ -65,10 +69,11 @@ def write_photo(path: str | os.PathLike, photo: Photo, kind: str = "png", qualit
 
 
 def write_frames(path: str | os.PathLike, frames: Sequence[Frame], kind: str, quality: int | None = None) -> None:
-    """Write an animation with its delays, or the pages of a document, as one file; see `write_photo`.
+    """Write an animation with its delays, or the pages of a document, to one file.
 
     Raises:
-        ValueError: besides those of `write_photo`: this kind of file holds one image.
+        ValueError: this kind of file holds one image; further see `write_photo`.
+        OSError: the file cannot be written.
     """
     for frame in frames:
         _check(frame.photo, kind)
@@ -81,12 +86,12 @@ def write_frames(path: str | os.PathLike, frames: Sequence[Frame], kind: str, qu
 
 
 def fits(size: tuple[int, int], kind: str) -> bool:
-    """Whether a kind of file holds an image of this height and width."""
+    """Whether a kind of file can hold an image of this (height, width)."""
     return max(size) <= WRITERS[kind].max_side
 
 
 def left_out(photo: Photo, kind: str) -> list[str]:
-    """What of a photo's description a kind of file cannot hold."""
+    """The parts of a photo's metadata that a kind of file cannot hold, in words."""
     writer, missing = WRITERS[kind], []
     for name in ("exif", "xmp"):
         value = getattr(photo.metadata, name)
@@ -118,7 +123,7 @@ def _check(photo: Photo, kind: str) -> None:
 
 
 def _eight_bits(photo: Photo, *, flat: bool = False) -> Image.Image:
-    """As Pillow has it; ``flat``: alpha laid over white."""
+    """The photo as an image of Pillow's with 8 bits. flat: alpha is laid over white."""
     if photo.alpha is None and not photo.is_gray and photo.rgb.dtype == np.uint8:
         return Image.fromarray(photo.rgb)
     parts: Iterator[np.ndarray] = (rows_of(photo, 8, strip) for strip in strips(photo))
@@ -129,7 +134,7 @@ def _eight_bits(photo: Photo, *, flat: bool = False) -> Image.Image:
 
 
 def _described(photo: Photo, segment: int | None) -> dict[str, Any]:
-    """What Pillow's writers are told of a photo."""
+    """The arguments of Pillow's writers for the metadata of a photo. segment: see `Writer`."""
     exif, xmp, dpi, *_ = photo.metadata
     options: dict[str, Any] = {}
     if exif is not None and (segment is None or len(exif) <= segment):
@@ -190,7 +195,7 @@ def _write_gif(file: BinaryIO, photo: Photo, quality: int) -> None:
 
 
 def _animated(form: str, **fixed: Any) -> Callable[[BinaryIO, Sequence[Frame], int], None]:
-    """What writes an animation in one of Pillow's formats."""
+    """A function that writes an animation in one of Pillow's formats. fixed: further arguments of its writer."""
 
     def write(file: BinaryIO, frames: Sequence[Frame], quality: int) -> None:
         first = frames[0]
@@ -213,7 +218,7 @@ def _animated(form: str, **fixed: Any) -> Callable[[BinaryIO, Sequence[Frame], i
     return write
 
 
-# Kind of file: what writes it. A new kind is a row.
+# How each kind of file is written. A new kind is a row.
 WRITERS: dict[str, Writer] = {
     "png": Writer(_write_png, _animated("PNG"), bits=16, has_color_chunks=True),
     "jpg": Writer(_write_jpeg, lossy=True, max_side=65_535, has_alpha=False, segment=_SEGMENT),

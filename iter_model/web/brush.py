@@ -1,4 +1,4 @@
-"""What a visitor painted on the page of `basicsr web`: a mask over the photo (ITER, arXiv:2312.05616)."""
+"""What a visitor painted on the page of `basicsr web`, as masks over the photo (ITER, arXiv:2312.05616)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Of what is painted; the brush has soft edges.
+# The least opacity that counts as painted; the brush has soft edges.
 OPAQUE = 128
 
 
 def painted(editor: dict[str, Any] | None) -> np.ndarray | None:
-    """What is painted: the layers of a `gr.ImageEditor`, each (H, W, 4) uint8 -> (H, W) bool; None if nothing is."""
+    """The layers of a `gr.ImageEditor`, each (H, W, 4) uint8 -> (H, W) bool, True = painted; None if nothing is."""
     layers = [layer for layer in (editor or {}).get("layers", []) if layer is not None and layer.ndim == 3]
     if not layers:
         return None
@@ -22,7 +22,7 @@ def painted(editor: dict[str, Any] | None) -> np.ndarray | None:
 
 
 def alpha_map(mask: np.ndarray, inside: float, outside: float) -> Tensor:
-    """mask (H, W) bool -> (1, 1, H, W) float32, one value inside and another outside of it."""
+    """mask (H, W) bool -> (1, 1, H, W) float32, ``inside`` where it is True and ``outside`` elsewhere."""
     return torch.from_numpy(np.where(mask, inside, outside).astype(np.float32))[None, None]
 
 

@@ -1,4 +1,4 @@
-"""Serves the page of `basicsr web`, to this machine alone unless told otherwise, and nothing but the page."""
+"""Serves the page of `basicsr web`, and nothing else, by default to this machine alone."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Load the first model, open the page, and wait for Ctrl-C; ``args`` are those of `basicsr web`.
+    """Load the first model, serve the page, and wait for Ctrl-C. args: the options of `basicsr web`.
 
     Raises:
         ValueError: an option is wrong.
-        OSError: the port is in use, or there are no such weights.
+        OSError: the port is in use, or the weights are missing.
     """
     auth = _name_and_password(args.auth)
     if args.max_pixels < 1:
@@ -59,7 +59,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def build(engine: Engine, visitors: Visitors, max_pixels: int) -> gr.Blocks:
-    """The page, whose files lie in the folder of ``visitors``."""
+    """Build the page, whose files lie in the folder of ``visitors``."""
     # Components take over the folder when they are made.
     os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(visitors.root)
     # Gradio decodes what the brush sends before we see it; of our own reader this is no limit.
@@ -71,12 +71,12 @@ def build(engine: Engine, visitors: Visitors, max_pixels: int) -> gr.Blocks:
 
 
 def examples() -> list[Path]:
-    """The sample photos; none where the package came without them."""
+    """The sample photos of the package, if it has any."""
     return sorted((ROOT / "datasets/sample").glob("lq/*.*")) + sorted((ROOT / "datasets/sample").glob("real/*.*"))
 
 
 def launch_options(visitors: Visitors) -> dict[str, Any]:
-    """What `launch` is told in any case."""
+    """The arguments of Gradio's `launch` that do not depend on the options."""
     return {
         "allowed_paths": [],
         "app_kwargs": {
