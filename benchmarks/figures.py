@@ -16,6 +16,7 @@ fig9: the kept tokens by evaluator, confidence and halton. fig11: without and wi
 import basicsr_compat  # noqa: F401, I001  (repairs BasicSR, before it is imported)
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from pathlib import Path
 import inference
 import torch
 from figure import Panels, decode_masked, panels, write
-from measures import ImageMetrics, Photo, degraded, make_metric, real, table, upsample
+from measures import ImageMetrics, Photo, cell, degraded, make_metric, real, table, upsample
 from methods import make_method
 from quality import Study
 from torch import Tensor
@@ -110,16 +111,18 @@ def speed(net: iter_arch.ITER, photos: list[Photo], args: argparse.Namespace) ->
         "SwinIR": "swinir/float32",
         f"ITER, {net.sampling.steps} steps": "weights/float32",
     }
+    paper = PAPER_TABLE_2 if args.size == 128 else {}
     lines = []
     with torch.inference_mode():
         for name, row in rows.items():
             run = inference.prepare(row, networks, lq, None)[1]
             run()
             measured = min(inference.seconds(run, lq.device).clock for _ in range(args.runs))
-            paper = PAPER_TABLE_2.get(name) if args.size == 128 else None
-            lines.append([name, f"{measured:.2f}", "" if paper is None else f"{paper:.2f}"])
-    text = table([f"{args.size}x{args.size} to {net.scale * args.size}x{net.scale * args.size}", "seconds",
-                  "seconds (paper, V100)"], lines)  # fmt: skip
+            lines.append([name, f"{measured:.2f}", cell("seconds", paper.get(name, math.nan))])
+    lines += [[name, "", f"{value:.2f}"] for name, value in paper.items() if name not in rows]
+    heads = [f"{args.size}x{args.size} to {net.scale * args.size}x{net.scale * args.size}", "seconds"]
+    heads += ["seconds (paper, V100)"] if paper else []
+    text = table(heads, [line[: len(heads)] for line in lines])
     text = f"{args.model} on {inference.hardware(lq.device)}\n\n{text}\n"
     (args.output / "table2.md").write_text(text)
     print(text)

@@ -7,6 +7,7 @@ the energy of the Laplacian relative to the ground truth's. Any other name is py
 
 import basicsr_compat  # noqa: F401, I001  (repairs BasicSR, before it is imported)
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -94,7 +95,9 @@ def color_error(measured: Measured) -> float:
 def niqe(measured: Measured) -> float:
     """NaN for images that are flat or too small for its patches."""
     try:
-        return float(calculate_niqe(measured.array, crop_border=measured.scale))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of means over flat patches, which it leaves out
+            return float(calculate_niqe(measured.array, crop_border=measured.scale))
     except (np.linalg.LinAlgError, ValueError, IndexError):
         return float("nan")
 

@@ -55,4 +55,5 @@ def test_a_table_and_a_picture(folder, figure, picture, line, size):
 def test_seconds_beside_rrdbnet_and_swinir(folder):
     output = draw(folder, "table2", "--size", "16", "--runs", "1")
     assert "| RRDBNet |" in output and "| ITER, 8 steps |" in output
+    assert "paper" not in output  # its seconds are of 128x128
     assert (folder / "out/table2.md").read_text() in output
