@@ -22,6 +22,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import torch
@@ -157,7 +158,7 @@ def available(
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].partition(". Where")[0][:200]
+    return shorten(str(error).partition("\n")[0].partition(". Where")[0], 350)
 
 
 def markdown(rows: Rows, metrics: Sequence[str], left_out: Sequence[str]) -> str:
@@ -165,12 +166,13 @@ def markdown(rows: Rows, metrics: Sequence[str], left_out: Sequence[str]) -> str
     parts = []
     for part, methods in rows.items():
         count = max(map(len, methods.values()))
-        lines = [[name, *(cell(m, value) for m, value in means(found).items())] for name, found in methods.items()]
-        paper = PAPER.get(part, {})
-        for name, values in paper.items():
-            lines.append([f"{name} (paper)", *(cell(m, values.get(m, math.nan)) for m in metrics)])
-        without = "" if paper else "\n\nThe paper's figures for this set are not at hand."
-        parts.append(f"**{part}**, {count} photos\n\n{table(['', *metrics], lines)}{without}")
+        scores = {name: means(found) for name, found in methods.items()}
+        scores |= {f"{name} (paper)": values for name, values in PAPER.get(part, {}).items()}
+        # Without GT, some metrics have no value.
+        shown = [m for m in metrics if any(not math.isnan(values.get(m, math.nan)) for values in scores.values())]
+        lines = [[name, *(cell(m, values.get(m, math.nan)) for m in shown)] for name, values in scores.items()]
+        without = "" if part in PAPER else "\n\nThe paper's figures for this set are not at hand."
+        parts.append(f"**{part}**, {count} photo{'s' if count > 1 else ''}\n\n{table(['', *shown], lines)}{without}")
     if left_out:
         parts.append("Left out:\n" + "\n".join(f"- {line}" for line in left_out))
     return "\n\n".join(parts) + "\n"
@@ -210,7 +212,10 @@ def sheet(rows: Rows, photos: Mapping[tuple[str, str], Photo], scale: int, path:
             if method != BICUBIC:
                 image = next(one.image for one in found if one.name == name)
                 row.append((method, to_tensor(read_image(image))[None]))
-        row.append(("", torch.ones(1, 3, 1, 1)) if photo.gt is None else ("ground truth", photo.gt))
+        if photo.gt is not None:
+            row.append(("ground truth", photo.gt))
+        elif any(other.gt is not None for other in photos.values()):
+            row.append(("", torch.ones(1, 3, 1, 1)))
         pictures += [(title, _middle(image)) for title, image in row]
         columns = len(row)
     write(pictures, str(path), columns)

@@ -115,8 +115,9 @@ def fetch(remote: Remote) -> Path:
         for folder in new_folders:
             with contextlib.suppress(OSError):  # another process has put a file there meanwhile
                 folder.rmdir()
+        reason = error.__cause__ or error  # the network's error, not that the file was not written
         raise FileNotFoundError(
-            f"{remote.name} is missing and cannot be downloaded ({error}); get {remote.url} and put it at "
+            f"{remote.name} is missing and cannot be downloaded ({reason}); get {remote.url} and put it at "
             f"{(FOLDER / remote.name).absolute()}"
         ) from None
     return path

@@ -51,8 +51,9 @@ def rows(folder, name):
 def test_a_table_for_each_set_with_the_papers_rows_and_what_is_left_out(folder, printed):
     text = (folder / "one/table1.md").read_text()
     assert text in printed
-    assert "**RealSR**, 2 photos" in text and "**RealSRSet**, 1 photos" in text
-    assert "| ITER (paper) |  | 5.29 |" in text and "| bicubic (paper) |  | 7.98 |" in text
+    assert "**RealSR**, 2 photos" in text and "**RealSRSet**, 1 photo\n" in text
+    assert "|  | psnr | niqe |" in text and "|  | niqe |" in text
+    assert "| ITER (paper) | 5.29 |" in text and "| bicubic (paper) | 7.98 |" in text
     assert text.count("The paper's figures for this set are not at hand.") == 1
     for left_out in ("method nowhere.pth:", "set DRealSR:", "set DPED-iphone:"):
         assert f"- {left_out}" in text

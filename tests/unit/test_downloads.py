@@ -93,6 +93,7 @@ def test_a_download_that_fails_says_why_and_leaves_nothing(site, tmp_path, name,
     with pytest.raises(FileNotFoundError, match=reason) as caught:
         fetch(remote(site, name, sha256))
     assert f"put it at {tmp_path}/here/experiments/pretrained_models/{name}.pth" in str(caught.value)
+    assert "cannot write" not in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == ["here"] and os.listdir(tmp_path / "here") == []
 
 
