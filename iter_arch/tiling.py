@@ -14,8 +14,9 @@ from torch import Tensor
 
 from iter_arch.precision import widened
 
-# Rows of tokens whose outputs are yielded together.
-STRIP_ROWS = 8
+# Rows of tokens whose outputs are yielded together, at most: fewer where they hold more numbers than these, as the logits
+# of a large photo do, of which sampling makes several copies.
+STRIP_ROWS, STRIP_NUMBERS = 8, 3 * 2**20
 
 # The place of a tile of an output in maps (b, h, w): slices of the batch, or of the batch and the rows.
 TileIndex = tuple[slice, ...]
@@ -140,8 +141,9 @@ def blend_strips(
     top = 0
 
     def finished(band: Tensor, stop: int) -> Iterator[tuple[TileIndex, Tensor]]:
-        for first in range(top, stop, STRIP_ROWS * factor):
-            last = min(first + STRIP_ROWS * factor, stop)
+        count = factor * max(1, min(STRIP_ROWS, STRIP_NUMBERS // (factor * band[:, :, 0].numel())))
+        for first in range(top, stop, count):
+            last = min(first + count, stop)
             yield (slice(None), slice(first, last)), band[:, :, first - top : last - top]
 
     for tile, where, output in pieces:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import ctypes
+import sys
+
 import torch
 from torch import nn
 
@@ -99,6 +102,13 @@ def _last_channels(net: ITER | PeerNetwork) -> int:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device has run out of memory, which Apple's devices only say in words."""
     return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
+
+
+def return_freed_memory() -> None:
+    """Give the system back what was freed between blocks in use: after sampling a large photo glibc keeps 300 MB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # other C libraries have none
+        trim(0)
 
 
 def free_cached_memory() -> None:

@@ -20,7 +20,7 @@ from iter_arch.progress import DECODE, ENCODE, REFINE, OnProgress
 from iter_arch.sampling import OnStep
 from iter_model.peer import PeerNetwork, PeerRestored
 from iter_model.photo.canvas import Canvas, OutputSize
-from iter_model.photo.devices import DEFAULT_TILE, free_cached_memory, is_out_of_memory
+from iter_model.photo.devices import DEFAULT_TILE, free_cached_memory, is_out_of_memory, return_freed_memory
 from iter_model.photo.token_file import model_checksum
 
 Attempted = TypeVar("Attempted")
@@ -293,6 +293,8 @@ class Restorer:
                 canvas.push(part.mean(axis=2, keepdims=True) if photo.is_gray else part)
 
         def on_rows(top: int, rows: Tensor) -> None:
+            if top == 0:  # sampling is done, and the canvas begins to fill
+                return_freed_memory()
             # adain keeps rows until the end, and the network reuses theirs.
             for finished in matcher.push(rows.to(torch.float32, copy=self.color_correction == "adain")):
                 draw(finished)

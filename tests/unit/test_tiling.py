@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from iter_arch.tiling import STRIP_ROWS, blend, blend_strips, make_tiles, pad_to_multiple, run_tiles
+from iter_arch.tiling import STRIP_NUMBERS, STRIP_ROWS, blend, blend_strips, make_tiles, pad_to_multiple, run_tiles
 
 
 def test_nothing_is_added_to_what_fits():
@@ -59,6 +59,13 @@ def test_pieces_of_maps_put_together_are_the_maps(height, width, tile, overlap, 
     assert torch.allclose(whole, grid[:, 0]) and (met == 1).all()
     assert torch.allclose(blend(run_tiles(network, tiles, picture, batch=batch, factor=2), tiles, 3, factor=2), picture)
     assert sum(sizes) == 2 * 3 * len(tiles) and max(sizes) == min(batch, 3 * len(tiles))
+
+
+def test_rows_that_hold_many_numbers_are_handed_on_in_smaller_strips():
+    tiles = make_tiles(24, 256, 16, 4)
+    numbers = torch.rand(1, 1, 24, 256).expand(-1, 8192, -1, -1)  # as wide a map as the logits of 4096 columns
+    strips = [strip for _, strip in blend_strips(run_tiles(lambda x: x, tiles, numbers, batch=1), tiles, 1)]
+    assert all(strip.numel() <= STRIP_NUMBERS for strip in strips) and len(strips) == 24
 
 
 def test_rows_are_handed_on_as_soon_as_no_other_tile_adds_to_them():
