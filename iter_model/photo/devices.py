@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import ctypes
 import sys
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
