@@ -14,8 +14,8 @@ from torch import Tensor
 
 from iter_arch.precision import widened
 
-# Rows of tokens whose outputs are yielded together, and the numbers that they may hold: sampling makes several copies of
-# logits.
+# Rows of tokens whose outputs are yielded together, and the numbers that they may hold: of logits, sampling makes
+# several copies.
 STRIP_ROWS, STRIP_NUMBERS = 8, 3 * 2**20
 
 # The place of a tile of an output in maps (b, h, w): slices of the batch, or of the batch and the rows.
