@@ -1,6 +1,6 @@
-"""What BasicSR 1.4.2 needs on today's stack; the only place that patches it.
+"""Makes BasicSR 1.4.2 run with current PyTorch, NumPy, and OpenCV; the only place that patches it.
 
-Importing this package repairs what does not run (`repairs.py`), and imports neither BasicSR nor torch.
+Importing this package repairs what does not run (`repairs.py`). It imports neither BasicSR nor torch.
 `install_pipeline` changes how BasicSR's models train and test; only the `basicsr` command calls it.
 """
 
@@ -11,9 +11,9 @@ __all__ = ["install_pipeline", "register", "registered", "repair", "when_importe
 
 
 def install_pipeline() -> None:
-    """Give every model of BasicSR what the `basicsr` command promises: whole checkpoints, exact resumes, named errors.
+    """Give all models of BasicSR what the `basicsr` command promises: atomic checkpoints, exact resumes, clear errors.
 
-    Calling it again does nothing. The loops of the command are functions of their own, `basicsr_compat.pipeline.loop`.
+    Calling it again does nothing. The loops of the command are separate functions in `basicsr_compat.pipeline.loop`.
     """
     from basicsr_compat import pipeline
 

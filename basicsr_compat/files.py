@@ -1,4 +1,4 @@
-"""One atomic write, one safe read of checkpoints, one difference of state dicts."""
+"""Atomic writes, safe reads of checkpoints, and comparison of state dicts."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ _START = 60
 
 
 class NotSaved(OSError):
-    """A file could not be written; the file of that name, if there was one, is as it was."""
+    """A file could not be written; an older file of that name is unchanged."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[str]:
-    """Write a file that is there whole or not at all, whatever happens in between.
+    """Write a file atomically: whatever happens, it is complete or not there at all.
 
     Args:
         path: the file; its folder must exist. An older file of this name is replaced.
 
     Yields:
-        The temporary path to write to, in the same folder and of this process alone. It is renamed at the end of the
+        The temporary path to write to, in the same folder, used by this process alone. It is renamed at the end of the
         block, or removed where the block raises.
 
     Raises:
-        NotSaved: an OSError in the block, or the file cannot be renamed; says why.
+        NotSaved: an OSError in the block, or the file cannot be renamed; the message says why.
 
     Examples:
         >>> with atomic_write("results/cat.png") as temporary:
@@ -77,15 +77,15 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file is called as the temporary files of `atomic_write` are."""
+    """Whether a file has the name of a temporary file of `atomic_write`."""
     return re.search(r"\.tmp-[0-9a-f]{8}$", name) is not None
 
 
 def remove_leftovers(folder: str | os.PathLike, of: Collection[str] | None = None) -> None:
-    """Remove the temporary files of `atomic_write` that killed processes have left in a folder.
+    """Remove the temporary files of `atomic_write` that killed processes left in a folder.
 
     Args:
-        of: names of files whose leftovers are removed; by default all are.
+        of: names of the files whose leftovers are removed; by default all leftovers are.
     """
     starts = None if of is None else {name[:_START] for name in of}
     for path in Path(folder).glob("*.tmp-*"):
@@ -96,7 +96,7 @@ def remove_leftovers(folder: str | os.PathLike, of: Collection[str] | None = Non
 
 @contextlib.contextmanager
 def _in_use(temporary: str) -> Iterator[None]:
-    """Make a file and lock it: what a killed process leaves is not locked."""
+    """Make a file and lock it, because the leftovers of a killed process are not locked."""
     if fcntl is None:
         yield
         return
@@ -122,7 +122,7 @@ def atomic_save(obj: Any, path: str | os.PathLike) -> None:
     """torch.save by `atomic_write`.
 
     Raises:
-        NotSaved: it could not be written; a file of this name is as it was.
+        NotSaved: it could not be written; an older file of this name is unchanged.
     """
     import torch
 
@@ -137,13 +137,13 @@ def atomic_save(obj: Any, path: str | os.PathLike) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
-    """The content of a checkpoint on the CPU: tensors and plain containers only; nothing in the file is executed.
+    """Read a checkpoint to the CPU: tensors and plain containers only; nothing in the file is executed.
 
     Args:
-        path: a safetensors file, or one of torch.save.
+        path: a file of safetensors or of torch.save.
 
     Returns:
-        The state dict of a safetensors file; of any other what was saved, see `find_state`.
+        The state dict of a safetensors file, or the object that torch.save wrote, see `find_state`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -177,7 +177,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """The metadata of a safetensors file that `read_checkpoint` reads; of any other file nothing."""
+    """The metadata of a safetensors file; empty for any other file."""
     if not is_safetensors(path):
         return {}
     from safetensors import safe_open
@@ -187,25 +187,25 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 
 def is_safetensors(path: str | os.PathLike) -> bool:
-    """Whether a file is, or is called, a safetensors file."""
+    """Whether a file is a safetensors file, by its content or its name."""
     with open(path, "rb") as file:
         start = file.read(9)  # the length of the header in eight bytes, and the header, which is JSON
     return Path(path).suffix.lower() == ".safetensors" or start[8:] == b"{"
 
 
 def find_state(content: Any, source: str | os.PathLike, param_key: str | None = None) -> dict[str, Tensor]:
-    """The state dict in the content of a checkpoint, with the names of the plain network.
+    """Find the state dict in the content of a checkpoint.
 
     Args:
         content: what `read_checkpoint` returned.
         source: the file, for the message.
-        param_key: where it is; by default the first of `STATE_KEYS`, else the content itself.
+        param_key: its key; None: the first of `STATE_KEYS` that is there, else the content itself.
 
     Returns:
-        Without the prefixes that wrappers leave, see `plain_name`.
+        The state dict without the prefixes of wrappers, see `plain_name`.
 
     Raises:
-        ValueError: there is none; the first keys are named.
+        ValueError: there is none; the message names the first keys.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"{source} holds no state dict but a {type(content).__name__}")
@@ -219,7 +219,7 @@ def find_state(content: Any, source: str | os.PathLike, param_key: str | None = 
 
 
 def plain_names(state: Mapping[str, Tensor], source: str | os.PathLike) -> dict[str, Tensor]:
-    """A state dict without the prefixes that wrappers leave. Raises ValueError where it holds anything but tensors."""
+    """A state dict without the prefixes of wrappers. Raises ValueError where it holds anything but tensors."""
     import torch
 
     if not state or not all(isinstance(key, str) and isinstance(x, torch.Tensor) for key, x in state.items()):
@@ -233,15 +233,15 @@ def plain_name(key: str) -> str:
 
 
 def state_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a state dict from fitting a network: keys and shapes.
+    """Describe why a state dict does not fit a network.
 
     Args:
-        expected: the network's own.
-        found: the checkpoint's.
+        expected: the state dict of the network.
+        found: the state dict of the checkpoint.
 
     Returns:
-        The first three keys that are missing, left over and of another shape, and how many more there are; nothing
-        where it fits.
+        The first three keys that are missing, left over, or of another shape, and the number of the rest; '' where it
+        fits.
     """
     missing = [f"{key} is missing" for key in expected if key not in found]
     left_over = [f"{key} is not part of the network" for key in found if key not in expected]
@@ -256,20 +256,21 @@ def state_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 
 
 def require_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], misfit: str = "") -> None:
-    """Raise a ValueError where a state dict does not fit a network: `misfit`, and the `state_difference`."""
+    """Raise ValueError with `misfit` and the `state_difference` where a state dict does not fit a network."""
     differences = state_difference(expected, found)
     if differences:
         raise ValueError((f"{misfit}: " if misfit else "") + "; ".join(differences))
 
 
 def require_present(paths: Sequence[str], source: str, remedy: str) -> None:
-    """Raise a FileNotFoundError where listed files are not there; it says how many, and names the first.
+    """Raise FileNotFoundError where listed files are missing; it says how many, and names the first.
 
-    Looks once into each folder: on a network drive a million questions for single files take minutes.
+    Lists each folder once, because a million look-ups of single files take minutes on a network drive.
 
     Args:
+        paths: the files.
         source: what lists them, for the message.
-        remedy: what to do about it.
+        remedy: how to fix it, for the message.
     """
     there = {folder: _listed(folder) for folder in {os.path.dirname(path) for path in paths}}
     missing = [path for path in paths if os.path.basename(path) not in there[os.path.dirname(path)]]
@@ -309,7 +310,7 @@ def _reason(path: str, error: OSError) -> str:
 
 
 def _torch_reason(path: str | os.PathLike, error: RuntimeError) -> str:
-    """Why torch.save failed, which does not say so itself."""
+    """The reason why torch.save failed, which its error does not give."""
     folder = os.path.dirname(os.fspath(path)) or "."
     if os.path.isdir(folder) and not os.access(folder, os.W_OK):
         return f"the folder {folder} is not writable"

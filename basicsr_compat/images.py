@@ -1,7 +1,7 @@
-"""The reader of image files for training, test, `prepare` and `upscale`, which therefore accept the same files.
+"""The reader of image files for training, tests, `prepare`, and `upscale`, which thus accept the same files.
 
-Pillow identifies and decodes: unlike OpenCV it refuses truncated files, and it knows palettes, CMYK and orientation. It
-reduces 16-bit color to 8 bits, so those pixels come from OpenCV. How: `basicsr_compat.image_files`.
+Pillow identifies and decodes. Unlike OpenCV it refuses truncated files, and knows palettes, CMYK, and orientation. It
+reduces 16-bit color to 8 bits, so OpenCV decodes those pixels. The parts are in `basicsr_compat.image_files`.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _T = TypeVar("_T")
 
 
 class Photo(NamedTuple):
-    """An image, with what is needed to write a file of the same kind.
+    """An image, with everything that is needed to write a file of the same kind.
 
     rgb: (H, W, 3) float32 in [0, 1], upright; the three channels are equal if ``is_gray``. A restored photo has whole
         numbers of its ``bit_depth`` instead, uint8 or uint16: a quarter of the memory.
     alpha: (H, W) of the same dtype, or None.
     bit_depth: 8 or 16 bits per channel; 32 of floats.
-    is_gray: the file has one channel, or one and alpha.
+    is_gray: whether the file has one channel, or one and alpha.
     icc_profile: the color space of the pixels, as embedded in the file, or None.
-    color_chunks: what a PNG file says of its colors without a profile: kind and content.
+    color_chunks: kind and content of the chunks that describe the colors of a PNG file without a profile.
     metadata: as it is in the file, where the pixels may lie on their side.
-    kind: of the file: 'jpg', 'png', 'tiff', ...
-    frames: how many frames or pages the file has, of which this is one.
+    kind: the kind of the file: 'jpg', 'png', 'tiff', ...
+    frames: number of frames or pages of the file, of which this is one.
     """
 
     rgb: np.ndarray
@@ -64,10 +64,10 @@ class Photo(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A frame of an animation, or a page.
+    """A frame of an animation, or a page of a document.
 
-    duration: milliseconds; None of a page.
-    loop: how often the animation is played, 0 for ever; None where the file does not say.
+    duration: milliseconds; None for a page.
+    loop: how often the animation is played, 0 for endlessly; None where the file does not say.
     is_cover: shown by programs that play no animations, and no part of it.
     """
 
@@ -78,14 +78,14 @@ class Frame(NamedTuple):
 
 
 def read_photo(source: bytes | str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Read an image file of one of `FORMATS`; of several frames or pages the first.
+    """Read an image file of one of `FORMATS`; of several frames or pages, the first.
 
     Gray, color, palette (with its transparency), CMYK and Lab files of 8 bits, gray and color files of 16 bits and of
     floats, with or without alpha. The orientation that a camera noted in the file is applied. CMYK and Lab become sRGB
     through the profile of the file.
 
     Args:
-        source: the file's path, whose suffix is not looked at, or its content.
+        source: the file's path, whose suffix does not matter, or its content.
         max_pixels: larger images are refused.
 
     Raises:
@@ -114,7 +114,7 @@ def read_frames(source: bytes | str | os.PathLike, *, max_pixels: int = MAX_PIXE
 
 
 def decode_image(data: bytes | None, flags: int = cv2.IMREAD_COLOR, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The pixels of an image file as OpenCV arranges them, upright.
+    """Decode an image file to upright pixels, arranged as OpenCV does.
 
     Args:
         data: the file's content; None where there is no such file in an LMDB.
@@ -144,7 +144,7 @@ def decode_image(data: bytes | None, flags: int = cv2.IMREAD_COLOR, *, max_pixel
 
 
 def image_kind(path: str | os.PathLike) -> str | None:
-    """Of which kind a file is by its beginning ('jpg', 'png', 'tiff', ...); None where it is no image."""
+    """The kind of an image file by its first bytes ('jpg', 'png', 'tiff', ...); None where it is no image."""
     if not os.path.isfile(path):  # a pipe, which may never end
         return None
     try:
@@ -156,12 +156,12 @@ def image_kind(path: str | os.PathLike) -> str | None:
 
 
 def is_image(path: str | os.PathLike) -> bool:
-    """Whether the file begins as an image of a known format does; the pixels are not looked at."""
+    """Whether the first bytes of a file are those of an image; its pixels are not checked."""
     return image_kind(path) is not None
 
 
 def is_whole(path: str | os.PathLike) -> bool:
-    """Whether an image file is there with all its pixels, which are not kept: for images of any size."""
+    """Whether an image file of any size exists with all its pixels, which are not kept."""
     try:
         data = Path(path).read_bytes()
         if data.startswith(png.SIGNATURE):
@@ -176,7 +176,7 @@ def is_whole(path: str | os.PathLike) -> bool:
 
 
 def content_of(path: str | os.PathLike) -> bytes:
-    """The content of a file.
+    """Read a file that is no device or pipe.
 
     Raises:
         UnreadableImage: it is a device or a pipe, which may never end.
@@ -188,12 +188,12 @@ def content_of(path: str | os.PathLike) -> bytes:
 
 
 def printable(text: str) -> str:
-    """`text` on one line that any terminal and log can show: a file may be called by line breaks and broken UTF-8."""
+    """`text` on one line that any terminal and log can show: names of files may have line breaks and broken UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 class _Decoded(NamedTuple):
-    """pixels: (H, W, 1 to 4) uint8, uint16 or float32, upright: gray or RGB, then alpha where the file has it."""
+    """pixels: (H, W, 1 to 4) uint8, uint16, or float32, upright: gray or RGB, then alpha where the file has it."""
 
     pixels: np.ndarray
     is_gray: bool
@@ -222,7 +222,7 @@ def _photo(decoded: _Decoded) -> Photo:
 
 
 def _of_file(path: str | os.PathLike, read: Callable[[bytes], _T]) -> _T:
-    """What `read` makes of a file's content; UnreadableImage names it."""
+    """Call `read` with a file's content; an UnreadableImage names the file."""
     try:
         data = _named(path, lambda: content_of(path))
     except OSError as error:
@@ -233,7 +233,7 @@ def _of_file(path: str | os.PathLike, read: Callable[[bytes], _T]) -> _T:
 
 
 def _named(source: bytes | str | os.PathLike, read: Callable[[], _T]) -> _T:
-    """What `read` returns; an UnreadableImage that it raises names the source, if that is a path."""
+    """Call `read`; an UnreadableImage that it raises names the source, if that is a path."""
     try:
         return read()
     except UnreadableImage as error:
@@ -257,7 +257,7 @@ def _decode(data: bytes, max_pixels: int) -> _Decoded:
 
 
 class _damage_named:
-    """What is raised over a file's content becomes an UnreadableImage, which says what is wrong with it."""
+    """Turn any error about a file's content into an UnreadableImage that says what is wrong with it."""
 
     def __enter__(self) -> None:
         # pyiqa switches this on for the whole process; half a photo must not pass for a photo.
@@ -296,7 +296,7 @@ def _decode_loaded(image: Image.Image, data: bytes, profile: bytes | None) -> _D
 
 
 def _decode_deep_tiff(data: bytes, max_pixels: int) -> _Decoded:
-    """A TIFF file of 32 bits per channel, which Pillow does not know."""
+    """Decode a TIFF file of 32 bits per channel, which Pillow does not know."""
     try:
         tags = pixels.tiff_tags(data)
         size = pixels.tiff_size(tags)
@@ -349,7 +349,7 @@ def _page(data: bytes, index: int) -> bytes:
 
 
 def _count(image: Image.Image) -> int:
-    """Frames or pages of a loaded image; 2 where those behind the first cannot be counted."""
+    """The number of frames or pages of a loaded image; 2 where those after the first cannot be counted."""
     try:
         return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except Exception:  # as in _damage_named; the first frame is whole
@@ -369,7 +369,7 @@ def _starts_as_tiff(path: str | os.PathLike) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8, still to be applied; both decoders have already applied that of TIFF."""
+    """The EXIF orientation, 1 to 8, that is not applied yet; both decoders apply that of TIFF themselves."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as in _damage_named; broken metadata does not spoil the pixels

@@ -1,4 +1,4 @@
-"""Installs BasicSR 1.4.2, on Pythons where its own setup.py fails too: `python -m basicsr_compat.install`.
+"""Installs BasicSR 1.4.2, also on Pythons where its own setup.py fails: `python -m basicsr_compat.install`.
 
 Its setup.py looks its version up in the locals() of a function, where exec() left it. Since Python 3.13 (PEP 667)
 exec() leaves nothing there, and the build ends with KeyError: '__version__'. It also asks for PyTorch in the isolated
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the command line; `sys.argv[1:]` by default.
 
     Returns:
-        The exit code: 0 if BasicSR is installed (or was), 1 if something is missing or failed, 2 for wrong usage.
+        The exit code: 0 if BasicSR is installed now, 1 if something is missing or failed, 2 for wrong usage.
     """
     parser = argparse.ArgumentParser("python -m basicsr_compat.install", description=__doc__.partition(":")[0] + ".")
     parser.add_argument("--sdist", type=Path, metavar="FILE", help="build this file; by default pip downloads it")

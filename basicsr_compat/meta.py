@@ -1,4 +1,4 @@
-"""Networks without memory for their weights, to know their names and shapes."""
+"""Networks whose weights take no memory, to find out their names and shapes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class _WithoutInitialization(TorchFunctionMode):
 
 @contextlib.contextmanager
 def on_meta() -> Iterator[None]:
-    """Networks that are built in the block have weights on the meta device.
+    """Put the weights of networks that are built in the block on the meta device.
 
-    The weights are not initialized. PyTorch would import its compiler for random numbers that are nowhere: two seconds.
+    The weights are not initialized: for random numbers on that device PyTorch would import its compiler, for seconds.
     """
     with torch.device("meta"), _WithoutInitialization():
         yield

@@ -1,7 +1,7 @@
-"""How BasicSR is repaired without being imported: an import hook, and repairs that it applies.
+"""Repairs BasicSR without importing it: an import hook, and the repairs that it applies.
 
-A repair is put in right after the module that it targets has run, at once if that module is there already. It replaces
-nothing that is not broken, nothing twice, and nothing that another project has replaced before.
+A repair is applied right after its target's module has run, or at once if that module is imported already. It replaces
+only what is broken, only once, and nothing that another project has replaced before.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _REGISTERED: dict[str, dict[str, Any]] = {kind: {} for kind in REGISTRIES}
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    """One function or method of BasicSR that does not run.
+    """The repair of one function or method of BasicSR that does not run.
 
     Args:
         target: `module:name` or `module:Class.name`.
-        is_broken: looks for the fault in what is there; it never asks for a version.
-        replacement: makes of what is there what takes its place.
+        is_broken: looks for the fault in the present function, never at a version.
+        replacement: makes the new function from the present one.
         reason: what fails without it.
     """
 
@@ -50,7 +50,7 @@ class Repair:
         when_imported(self.module, self.apply)
 
     def apply(self, module: types.ModuleType) -> None:
-        """Put the replacement in the place of the target, if that is BasicSR's own and broken."""
+        """Replace the target, if that is BasicSR's own and broken."""
         owner, name, current = self._find(module)
         if _repaired_by(current) or not _is_own(module, current) or not self.is_broken(current):
             return
@@ -76,10 +76,10 @@ class Repair:
 
 @dataclass(frozen=True, kw_only=True)
 class StandIn:
-    """One module that BasicSR imports and that its package has dropped.
+    """A replacement for one module that BasicSR imports, and that its package has dropped.
 
     Args:
-        target: the module that is gone.
+        target: the missing module.
         replacement: where its functions are now.
         reason: what fails without it.
     """
@@ -89,18 +89,18 @@ class StandIn:
     reason: str
 
     def arm(self) -> None:
-        """Supply it to whoever imports it, unless there is a real one."""
+        """Supply the module to everyone who imports it, unless there is a real one."""
         _HOOK.stand_ins[self.target] = self.replacement
         _HOOK.install()
 
     def is_needed(self) -> bool:
-        """Whether the real module is gone."""
+        """Whether the real module is missing."""
         package = importlib.import_module(self.target.rpartition(".")[0])
         return _HOOK.real_spec(self.target, package.__path__) is None
 
 
 def when_imported(name: str, callback: Callable[[types.ModuleType], None]) -> None:
-    """Call `callback(module)` now if the module `name` is imported, else right after it is; again after each reload.
+    """Call `callback(module)` now if the module `name` is imported, else right after its import; again after reloads.
 
     Examples:
         >>> basicsr_compat.when_imported("basicsr.utils.registry", lambda module: print(module.ARCH_REGISTRY))
@@ -117,10 +117,10 @@ def register(kind: str, obj: _T) -> _T: ...
 
 
 def register(kind: str, obj: Any = None) -> Any:
-    """Put a class or function into BasicSR's registry, as soon as there is one: BasicSR is not imported for it.
+    """Put a class or function into BasicSR's registry as soon as BasicSR is imported; this does not import it.
 
     Args:
-        kind: arch, dataset, model, loss or metric.
+        kind: arch, dataset, model, loss, or metric.
         obj: what to register by its name; without it, this is a decorator.
 
     Examples:
@@ -146,13 +146,13 @@ def register(kind: str, obj: Any = None) -> Any:
 
 
 def registered(kind: str) -> dict[str, Any]:
-    """All of a kind by name: what went through `register`, and where BasicSR is imported, what is in its registry."""
+    """Everything of a kind by name: what `register` got, and what is in BasicSR's registry if that is imported."""
     module = sys.modules.get("basicsr.utils.registry")
     return _REGISTERED[kind] | (getattr(module, f"{kind.upper()}_REGISTRY")._obj_map if module else {})
 
 
 def with_globals(function: types.FunctionType, **replaced: Any) -> types.FunctionType:
-    """The same function, which finds `replaced` where it looks for these globals of its module."""
+    """A copy of a function that uses `replaced` instead of these globals of its module."""
     same = types.FunctionType(
         function.__code__,
         {**function.__globals__, **replaced},
@@ -173,7 +173,7 @@ def _is_own(module: types.ModuleType, current: Any) -> bool:
 
 
 def _replace_imported_names(module: types.ModuleType, old: Any, new: Any) -> None:
-    """Modules of one package import each other's functions by name: where they did so before, set it there too."""
+    """Replace a function in the modules of its package that have imported it by name already."""
     package = module.__name__.partition(".")[0]
     for name, other in list(sys.modules.items()):
         if isinstance(other, types.ModuleType) and name.partition(".")[0] == package:
@@ -182,7 +182,7 @@ def _replace_imported_names(module: types.ModuleType, old: Any, new: Any) -> Non
 
 
 class _Hook(importlib.abc.MetaPathFinder):
-    """Finds modules as the other finders do, and calls back when they have run; supplies the modules that are gone."""
+    """Finds modules as the other finders do, calls back when they have run, and supplies the missing ones."""
 
     def __init__(self) -> None:
         self.stand_ins: dict[str, str] = {}
@@ -231,7 +231,7 @@ class _Hook(importlib.abc.MetaPathFinder):
     def real_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the other finders find; None within itself, for a finder that asks all others too."""
+        """What the other finders find; None within its own search, because another finder may ask all others too."""
         names = self._searching.__dict__.setdefault("names", set())
         if fullname in names:
             return None
@@ -244,12 +244,12 @@ class _Hook(importlib.abc.MetaPathFinder):
 
 
 def is_importing(module: types.ModuleType | None) -> bool:
-    """Whether a module is there but has not run to its end."""
+    """Whether the import of a module has begun, but not finished."""
     return getattr(getattr(module, "__spec__", None), "_initializing", False)
 
 
 class _WatchedLoader(importlib.abc.Loader):
-    """A module's own loader, which tells the hook when the module has run; the module itself never sees it."""
+    """A module's own loader, which also tells the hook when the module has run; the module itself never sees it."""
 
     def __init__(self, loader: Any, hook: _Hook) -> None:
         self._loader, self._hook = loader, hook
@@ -269,7 +269,7 @@ class _WatchedLoader(importlib.abc.Loader):
 
 
 class _StandInLoader(importlib.abc.Loader):
-    """Fills a module that is gone with what the module has that took its functions over."""
+    """Fills a missing module with the content of the module that has its functions now."""
 
     def __init__(self, source: str) -> None:
         self._source = source

@@ -1,4 +1,4 @@
-"""Where the processes meet that torchrun or SLURM started. Needs no BasicSR."""
+"""Connects the processes that torchrun or SLURM started. Needs no BasicSR."""
 
 from __future__ import annotations
 

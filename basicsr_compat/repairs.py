@@ -1,8 +1,8 @@
-"""Tier 1: what BasicSR 1.4.2 needs to be imported and to run, on CPU and GPU; nothing that a host project would notice.
+"""Tier 1: repairs of what keeps BasicSR 1.4.2 from importing and running; a host project does not notice them.
 
-Where a function works, on a GPU above all, it runs unchanged. On a CPU the same code runs with stand-ins for what
-insists on CUDA. A fault is looked for by running the function on stand-ins. The version says nothing: BasicSR's git
-main is called 1.4.2 too and has some faults mended.
+A function that works, such as one on a GPU, runs unchanged. On a CPU the same code runs with stand-ins for what
+insists on CUDA. Faults are found by running the function on stand-ins, not by the version: BasicSR's git
+main is called 1.4.2 too, but has some faults fixed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Fault(Exception):
 
 
 def _fails(errors: type[Exception] | tuple[type[Exception], ...], function, *args) -> bool:
-    """Whether the call raises one of these errors. What fails otherwise is not understood, and left alone."""
+    """Whether the call raises one of these errors. Any other error is not understood, so nothing is repaired then."""
     try:
         function(*args)
     except errors:
@@ -32,7 +32,7 @@ def _fails(errors: type[Exception] | tuple[type[Exception], ...], function, *arg
 
 
 class _View:
-    """A module as seen by a function of BasicSR: `replaced` in the place of some of its attributes."""
+    """A module as a function of BasicSR sees it: `replaced` instead of some of its attributes."""
 
     def __init__(self, module: Any, **replaced: Any):
         vars(self).update(replaced, _module=module)
@@ -42,7 +42,7 @@ class _View:
 
 
 def _cpu_torch(devices: int, **replaced: Any) -> _View:
-    """torch without CUDA: choosing a device is a fault where there are none, and nothing where there is one."""
+    """torch without CUDA: choosing a device is a fault where there is none, and does nothing otherwise."""
     import torch
 
     def choose(index=None):
@@ -60,7 +60,7 @@ def _cpu_torch(devices: int, **replaced: Any) -> _View:
 
 
 def _wants_cuda(*args, **kwargs) -> SimpleNamespace:
-    """In the place of a constructor: makes what must not be sent to CUDA."""
+    """A stand-in for a constructor; sending its result to CUDA is a fault."""
 
     def cuda(device=None):
         raise _Fault("CUDA")
@@ -69,7 +69,7 @@ def _wants_cuda(*args, **kwargs) -> SimpleNamespace:
 
 
 def _stays(make):
-    """`make`, for code that sends what it makes to CUDA: it stays where it is."""
+    """`make` for code that sends the result to CUDA: the result stays on its device."""
     return lambda *args, **kwargs: SimpleNamespace(cuda=lambda: make(*args, **kwargs))
 
 
@@ -84,7 +84,7 @@ def _refuses_float_quality(add) -> bool:
 
 
 def integer_quality(add):
-    """OpenCV used to cut the quality down to a whole number itself."""
+    """Round the quality down to a whole number, as OpenCV used to do itself."""
 
     @functools.wraps(add)
     def add_jpg_compression(img, quality=90):
@@ -101,7 +101,7 @@ def _refuses_channels_last(filter2d) -> bool:
 
 
 def contiguous_input(filter2d):
-    """A contiguous image is what it was."""
+    """Make the image contiguous first."""
 
     @functools.wraps(filter2d)
     def filter2D(img, kernel):  # noqa: N802
@@ -132,7 +132,7 @@ def _needs_gpus(init) -> bool:
 
 
 def gloo_on_a_cpu(init):
-    """The number of the process is not divided by that of GPUs, and the backend is the one that a CPU has."""
+    """On a CPU, do not divide by the number of GPUs, and use the backend gloo."""
 
     @functools.wraps(init)
     def init_process_group(backend, **kwargs):
@@ -163,7 +163,7 @@ def _wants_cuda_ids(model_to_device) -> bool:
 
 
 def no_cuda_ids_on_a_cpu(model_to_device):
-    """DistributedDataParallel takes no device numbers for a network on a CPU."""
+    """Give DistributedDataParallel no device numbers for a network on a CPU."""
 
     @functools.wraps(model_to_device)
     def to_device(self, net):
@@ -187,7 +187,7 @@ def _asks_for_the_cuda_device(load_resume_state) -> bool:
 
 
 def states_on_a_cpu(load_resume_state):
-    """Tensors of the state stay on the CPU where there is no CUDA device."""
+    """Keep the tensors of the state on the CPU where there is no CUDA device."""
 
     @functools.wraps(load_resume_state)
     def load(opt):
@@ -217,7 +217,7 @@ def _sends_its_modules_to_cuda(init) -> bool:
 
 
 def modules_stay_on_the_cpu(init):
-    """The JPEG compressor and the sharpener stay where the images are."""
+    """Keep the JPEG compressor and the sharpener on the device of the images."""
 
     @functools.wraps(init)
     def __init__(self, opt):  # noqa: N807
@@ -238,7 +238,7 @@ def _makes_its_pool_on_cuda(pool) -> bool:
 
 
 def pool_on_the_cpu(dequeue_and_enqueue):
-    """The pool of training pairs is made where the pairs are."""
+    """Make the pool of training pairs on the device of the pairs."""
 
     @functools.wraps(dequeue_and_enqueue)
     def call(self):
@@ -327,6 +327,6 @@ REPAIRS: tuple[StandIn | Repair, ...] = (
 
 
 def repair() -> None:
-    """Mend every fault of the table when its module is imported, now if it is there; calling it again does nothing."""
+    """Fix every fault of the table when its module is imported, or now if it is already; safe to call again."""
     for one in REPAIRS:
         one.arm()

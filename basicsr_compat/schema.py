@@ -1,6 +1,6 @@
-"""What the options of a run may hold: declared once, as dataclass fields and as arguments of constructors.
+"""Checks options against their declarations: the fields of dataclasses and the arguments of constructors.
 
-Types and ranges are checked, and every problem is listed. Patches nothing and knows no option by name.
+Lists every problem of types and ranges. Patches nothing, and knows no option by name.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ __all__ = [
 
 
 class OptionProblems(ValueError):
-    """What the user has to change before a run can begin, one line per problem.
+    """Problems that the user has to fix before a run can begin; one line per problem.
 
-    `basicsr` prints these lines and no traceback.
+    `basicsr` prints these lines without a traceback.
     """
 
     def __init__(self, problems: str | Collection[str]) -> None:
@@ -53,7 +53,7 @@ class OptionProblems(ValueError):
 
 
 class Rule(NamedTuple):
-    """What a value must satisfy besides its type; text completes `a whole number ...`."""
+    """A condition on a value besides its type. text: continues `a whole number ...` in messages."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -61,22 +61,22 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, as what an annotation holds must be hashable
 class KeyOf:
-    """A rule: the value is a key of a table, which others may add to."""
+    """A rule: the value is a key of a table that may grow."""
 
     table: Mapping[str, Any]
 
     @property
     def text(self) -> str:
-        """As `Rule.text`."""
+        """See `Rule`."""
         return f"one of {', '.join(self.table)}"
 
     def holds(self, value: Any) -> bool:
-        """As `Rule.holds`."""
+        """See `Rule`."""
         return value in self.table
 
 
 class OptionsOf(NamedTuple):
-    """A section whose keys are the fields of a dataclass or the arguments of a function, but those left out."""
+    """A section whose keys are the fields of a dataclass or the arguments of a function, except `without`."""
 
     declaration: Callable[..., Any]
     without: tuple[str, ...] = ()
@@ -87,11 +87,11 @@ class OneOf:
     """A section whose `type` chooses among declarations, and whose other keys are those of the one chosen.
 
     find: name -> the declaration, or None where there is none of this name.
-    names: () -> all names, for the hint at a misspelt one.
-    kind: what they are called, e.g. 'registered loss'.
-    without: arguments that the program gives, not the section.
-    also: keys of the section that others read, with their annotations.
-    swallows: whether `**kwargs` of a declaration are thrown away instead of used.
+    names: () -> all names, for hints about misspelled ones.
+    kind: the noun for one of them, e.g. 'registered loss'.
+    without: arguments that the program passes, not the section.
+    also: further keys of the section, with their annotations, which other code reads.
+    swallows: whether a declaration ignores its `**kwargs`.
     default: the name where the section has no `type`; None where it must have one.
     """
 
@@ -114,7 +114,7 @@ Probability = Annotated[float, Rule("in [0, 1]", lambda value: 0 <= value <= 1)]
 
 
 def nearest(word: object, known: Collection[object]) -> str:
-    """The hint ` (did you mean 'x'?)` for a misspelt word, or '' where no known word is close."""
+    """The hint ` (did you mean 'x'?)` for a misspelled word, or '' where no known word is close."""
     close = difflib.get_close_matches(str(word), [str(item) for item in known], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -124,7 +124,7 @@ _REPR.maxstring = 200  # a path is of use only whole
 
 
 def format_value(value: object) -> str:
-    """A value as errors show it: repr on one line, not longer than a line can be."""
+    """A value for messages: its repr on one line of at most 200 characters."""
     try:
         text = " ".join(_REPR.repr(value).split())
     except ValueError:  # Python refuses to write out a whole number of more than 4300 digits
@@ -133,13 +133,14 @@ def format_value(value: object) -> str:
 
 
 def format_key(key: object) -> str:
-    """A key as errors show it: bare where it is a word."""
+    """A key for messages: without quotes where it is a short printable string."""
     return key if isinstance(key, str) and key.isprintable() and len(key) <= 80 else format_value(key)
 
 
 def format_error(error: BaseException) -> str:
-    """An error on one line: its message without the traceback of a DataLoader's worker, and with the error's type where
-    the message was not written to be read alone.
+    """An error on one line, without the traceback of a DataLoader's worker.
+
+    The line begins with the error's type where the message alone may not be understood.
 
     >>> format_error(KeyError("scale"))
     "KeyError: 'scale'"
@@ -162,8 +163,8 @@ def format_error(error: BaseException) -> str:
 def problems_in(value: Any, annotation: Any, where: str) -> Iterator[str]:
     """Say how `value` violates an annotation: one line per problem, with the field, the value and the rule.
 
-    Known are numbers, strings, booleans, None, Literal, unions, lists, mappings, dataclasses, and Annotated with Rule,
-    OptionsOf or OneOf. Any other annotation accepts everything.
+    Checks numbers, strings, booleans, None, Literal, unions, lists, mappings, dataclasses, and Annotated with Rule,
+    OptionsOf, or OneOf. Any other annotation accepts everything.
     """
     section = _section_of(annotation)
     if section is None:
@@ -194,11 +195,12 @@ def section_problems(
     """Say which keys of a section are unknown or missing, and which values do not fit.
 
     Args:
-        where: the section's name, '' for the whole of the options.
+        section: the section of the options.
+        where: its name, '' for the whole of the options.
         declaration: a dataclass, or a function whose arguments the keys become.
-        without: arguments that the program gives, not the section.
-        also: keys that others read, with their annotations.
-        swallows: whether `**kwargs` of the function are thrown away instead of used.
+        without: arguments that the program passes, not the section.
+        also: further keys, with their annotations, which other code reads.
+        swallows: whether the function ignores its `**kwargs`.
     """
     known, required, open_ended = declared(declaration)
     known = {key: annotation for key, annotation in known.items() if key not in without} | dict(also)
@@ -215,12 +217,12 @@ def section_problems(
 
 
 def requires(declaration: Callable[..., Any], argument: str) -> bool:
-    """Whether a function, or the constructor of a class, must be given an argument of this name."""
+    """Whether a function, or the constructor of a class, has a required argument of this name."""
     return argument in declared(declaration).required
 
 
 def read_section(declaration: type, section: Mapping[str, Any], where: str) -> Any:
-    """A section as an object of its dataclass. Raises OptionProblems."""
+    """Make an object of a dataclass from a section of the options. Raises OptionProblems where it does not fit."""
     problems = list(section_problems(section, declaration, where))
     if problems:
         raise OptionProblems(problems)
@@ -245,7 +247,9 @@ def _typed_section_problems(section: Mapping[Any, Any], choice: OneOf, where: st
 class Declared(NamedTuple):
     """The options that a declaration takes.
 
-    annotations: by name, in order. required: names without a default. open_ended: whether it takes any other name too.
+    annotations: by name, in order.
+    required: names without a default.
+    open_ended: whether it takes any other name too.
     """
 
     annotations: dict[str, Any]
@@ -255,9 +259,9 @@ class Declared(NamedTuple):
 
 @functools.cache
 def declared(declaration: Callable[..., Any]) -> Declared:
-    """What the fields of a dataclass, or the arguments of a function or constructor, say of its options.
+    """The options that the fields of a dataclass, or the arguments of a function or constructor, declare.
 
-    Those that `**kwargs: Annotated[..., OptionsOf(other)]` passes on count too. The result is shared: do not change it.
+    Includes those that `**kwargs: Annotated[..., OptionsOf(other)]` passes on. Do not change the result: it is cached.
     """
     function = declaration.__init__ if inspect.isclass(declaration) else declaration
     source = declaration if dataclasses.is_dataclass(declaration) else function
@@ -332,7 +336,7 @@ _DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false"
 
 
 def describe(annotation: Any) -> str:
-    """What a value must be to fit an annotation, as errors and the options page say it.
+    """What a value must be to fit an annotation, in words, for errors and the options page.
 
     >>> describe(Count | None)
     'a whole number >= 1 or ~'

@@ -1,1 +1,1 @@
-"""Parts of the one reader, `basicsr_compat.images`: kinds of files, and what Pillow makes of them."""
+"""Parts of the image reader, `basicsr_compat.images`: kinds of files, pixels, and metadata."""

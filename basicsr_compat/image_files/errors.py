@@ -1,4 +1,4 @@
-"""What a file fails with that cannot be used as an image."""
+"""The error for files that cannot be used as images."""
 
 
 class UnreadableImage(ValueError):

@@ -1,4 +1,4 @@
-"""JPEG files as the reader of images needs them: where they end, and whether all of them is there."""
+"""JPEG files for the image reader: where they end, whether they are complete, and extended XMP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXTENSION_PART = 65_400
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of every segment of a JPEG file up to its end, stepping over thumbnails and coded pixels."""
+    """Marker and content of every segment of a JPEG file up to its end, without thumbnails and coded pixels."""
     position = 2
     while match := _MARKER.search(data, position):
         marker, position = match[1][0], match.end()
@@ -37,12 +37,12 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def ends(data: bytes) -> bool:
-    """Whether a JPEG file has its end marker; what follows it is no part of the picture."""
+    """Whether a JPEG file has its end marker; what follows that does not belong to the picture."""
     return any(marker == _END for marker, _ in _segments(data))
 
 
 def extended_xmp(data: bytes, packet: bytes | None) -> bytes | None:
-    """What of a JPEG file's XMP does not fit the segment of its `packet`; None where some of it is missing."""
+    """The part of a JPEG file's XMP that does not fit into the segment of its `packet`; None where it is incomplete."""
     name = _extension_name(packet)
     if name is None:
         return None
@@ -79,7 +79,7 @@ def _extension_name(packet: bytes | None) -> bytes | None:
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether every coefficient of every component is there to the last bit, as far as the scans' headers tell."""
+    """Whether the scans hold every bit of every coefficient, according to their headers."""
     components, missing = b"", set()
     for marker, content in _segments(data):
         if marker in _FRAMES:
@@ -92,16 +92,17 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def ended(data: bytes, decode: Callable[[bytes], np.ndarray]) -> bytes:
-    """A JPEG file that lacks its end marker and nothing else, with one.
+    """Add the end marker to a JPEG file that lacks nothing else.
 
-    libjpeg fills what is missing with gray, in silence. Nothing is missing exactly if the pixels do not depend on what
-    follows the file's last byte.
+    libjpeg silently fills missing pixels with gray. The file is complete if its pixels do not depend on what follows
+    its last byte.
 
     Args:
-        decode: the pixels of a file.
+        data: the content of the file.
+        decode: turns the content of a file into pixels.
 
     Raises:
-        UnreadableImage: more than the marker is missing.
+        UnreadableImage: more than the end marker is missing.
     """
     data = data.rstrip(b"\xff")
     if not _has_all_scans(data):
@@ -115,9 +116,9 @@ def ended(data: bytes, decode: Callable[[bytes], np.ndarray]) -> bytes:
 
 
 def _noise(first: int) -> bytes:
-    """Coded pixels of no meaning, with the restart markers D0 to D7 that a decoder may be waiting for from `first` on.
+    """Meaningless coded pixels, with the restart markers D0 to D7 that a decoder may expect, from `first` on.
 
-    Of a marker that it waits for a little later it skips all that is missing: two orders leave none out.
+    A decoder that meets a later marker skips everything before it; with two orders of markers, nothing is skipped.
     """
     fill = random.Random(first).randbytes(256).replace(b"\xff", b"")
     return fill + b"".join(b"\xff%c%b" % (0xD0 + (first + i) % 8, fill) for i in range(8))

@@ -1,4 +1,4 @@
-"""What image files say of their photos beside the pixels: EXIF, XMP, resolution, text."""
+"""The metadata of image files: EXIF, XMP, resolution, and text."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ STRUCTURE |= {*range(529, 533), TiffImagePlugin.XMP, TiffImagePlugin.ICCPROFILE}
 
 
 class Metadata(NamedTuple):
-    """Metadata of a photo.
+    """The metadata of a photo; None for what the file lacks.
 
-    exif: the EXIF block, from its byte order on.
+    exif: the EXIF block, starting with its byte order.
     xmp: the XMP packet.
     dpi: dots per inch, horizontal and vertical.
     text: kind and content of the text chunks of a PNG file.
-    comment: of a JPEG file.
-    extended_xmp: of a JPEG file, what does not fit the segment of its XMP packet.
+    comment: the comment of a JPEG file.
+    extended_xmp: the part of a JPEG file's XMP that does not fit into the segment of its packet.
     """
 
     exif: bytes | None = None
@@ -37,7 +37,7 @@ class Metadata(NamedTuple):
 
 
 def metadata_of(image: Image.Image, data: bytes) -> Metadata:
-    """Those of a loaded image and the content of its file; of a PNG file those that Pillow is shown."""
+    """The metadata of an image that Pillow loaded. data: the content of its file; of a PNG file, what Pillow gets."""
     exif, xmp, dpi, comment = (image.info.get(key) for key in ("exif", "xmp", "dpi", "comment"))
     if image.format == "TIFF":
         with contextlib.suppress(Exception):  # what Pillow raises on arbitrary bytes; they do not spoil the pixels
@@ -49,7 +49,7 @@ def metadata_of(image: Image.Image, data: bytes) -> Metadata:
 
 
 def metadata_of_deep_tiff(data: bytes, tags: dict[int, Any]) -> Metadata:
-    """Those of a TIFF file that Pillow does not identify; see `tiff_tags`."""
+    """The metadata of a TIFF file that Pillow does not identify. tags: see `tiff_tags`."""
     exif = dpi = None
     with contextlib.suppress(Exception):  # as in metadata_of
         dpi = _tiff_dpi(tags)
@@ -69,14 +69,14 @@ def _checked(exif: object, xmp: object, dpi: object, comment: object = None) -> 
 
 
 def _tiff_dpi(tags: dict[int, Any]) -> tuple[float, float] | None:
-    """Dots per inch; None where there are none, or of another unit than inches and centimeters."""
+    """Dots per inch; None where the file does not say, or uses another unit than inches and centimeters."""
     per_inch = {2: 1.0, 3: 2.54}.get(tags.get(TiffImagePlugin.RESOLUTION_UNIT, 2))
     x, y = tags.get(TiffImagePlugin.X_RESOLUTION), tags.get(TiffImagePlugin.Y_RESOLUTION)
     return None if per_inch is None or x is None or y is None else (per_inch * float(x), per_inch * float(y))
 
 
 def _tiff_exif(found: Image.Exif) -> bytes | None:
-    """What a TIFF file says of its photo, without what it says of its own strips, as an EXIF block."""
+    """The tags of a TIFF file that describe the photo, without those about its strips, as an EXIF block."""
     kept = Image.Exif()
     for tag, value in found.items():
         if tag not in STRUCTURE:

@@ -1,4 +1,4 @@
-"""From the content of an image file to its pixels: by Pillow, or by OpenCV where a channel has over 8 bits."""
+"""Decodes the pixels of image files, by Pillow, or by OpenCV where a channel has over 8 bits."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MOST_ABOVE_ONE = 0.01
 
 
 def identify(file: IO[bytes]) -> Image.Image:
-    """Image.open without its limit, a global of Pillow's, and without its warning at half of that.
+    """Image.open without Pillow's global limit of pixels, and without its warning at half of that.
 
     Raises:
-        UnreadableImage: it is of none of the `FORMATS`.
+        UnreadableImage: the file has none of the `FORMATS`.
     """
     Image.init()
     start = file.read(32)
@@ -45,16 +45,16 @@ def identify(file: IO[bytes]) -> Image.Image:
 
 
 def channels(image: Image.Image, data: bytes, profile: bytes | None) -> tuple[np.ndarray, bool, bytes | None]:
-    """What a loaded image holds.
+    """The pixels of a loaded image.
 
     Args:
-        image: of `identify`, loaded.
+        image: from `identify`, loaded.
         data: the content of its file.
         profile: its color profile, or None.
 
     Returns:
-        pixels (H, W, 1 to 4), uint8, uint16 or float32: gray(, alpha) or RGB(, alpha); whether gray; the profile of
-        these pixels, None where they are sRGB or nothing is known.
+        The pixels, (H, W, 1 to 4) uint8, uint16, or float32, gray or RGB, then alpha if any; whether they are gray; the
+        color profile of the pixels, None where they are sRGB or nothing is known.
     """
     bits, space = _bits(image, data), bytes(profile[16:20]) if profile else b""
     if image.mode in ("CMYK", "LAB"):
@@ -71,7 +71,7 @@ def channels(image: Image.Image, data: bytes, profile: bytes | None) -> tuple[np
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation of an array (H, W, C); unknown values change nothing."""
+    """Turn an array (H, W, C) upright that has an EXIF orientation; unknown values change nothing."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -82,7 +82,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def decode_by_opencv(data: bytes, bits: int = 16) -> tuple[np.ndarray, bool]:
-    """Pixels of a file of over 8 bits per channel, and whether they are gray; see `channels`."""
+    """The pixels of a file of over 8 bits per channel, and whether they are gray; see `channels`."""
     with _quiet_opencv():
         found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     pixels: np.ndarray = np.empty(0, np.uint8) if found is None else np.asarray(found)
@@ -102,7 +102,7 @@ def decode_by_opencv(data: bytes, bits: int = 16) -> tuple[np.ndarray, bool]:
 
 
 def tiff_tags(data: bytes) -> dict[int, Any]:
-    """The tags of the first page of a TIFF file that Pillow does not identify: 32-bit colors."""
+    """The tags of the first page of a TIFF file with 32-bit colors, which Pillow does not identify."""
     directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
     file = io.BytesIO(data)
     file.seek(directory.next)
@@ -116,7 +116,7 @@ def tiff_size(tags: dict[int, Any]) -> tuple[int, int]:
 
 
 def tiff_bytes(tags: dict[int, Any], tag: int) -> bytes | None:
-    """A value of `tiff_tags` that should be bytes; None where it is missing or another."""
+    """A value of `tiff_tags` that should be bytes; None where it is missing or has another type."""
     value = tags.get(tag)
     return value if isinstance(value, bytes) else None
 
@@ -131,7 +131,7 @@ def _heif(file: IO[bytes]) -> Image.Image:
 
 
 def _is_targa(file: IO[bytes]) -> bool:
-    """Whether a file ends as TGA files do: they do not begin with anything that tells."""
+    """Whether a file ends like a TGA file; such files have no signature at the start."""
     footer = b"TRUEVISION-XFILE.\0"
     if file.seek(0, io.SEEK_END) < 18 + len(footer):
         return False
@@ -140,7 +140,7 @@ def _is_targa(file: IO[bytes]) -> bool:
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
-    """Bits a channel."""
+    """Bits per channel."""
     if image.format == "PNG":
         return data[24]
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -161,7 +161,7 @@ def _unit_range(pixels: np.ndarray) -> np.ndarray:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """An image of CMYK or Lab as RGB, through its profile where it has one that can be used."""
+    """Convert an image of CMYK or Lab to RGB, through its profile where that is usable."""
     target = ImageCms.createProfile("sRGB")
     with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
         if image.mode == "LAB":
@@ -185,9 +185,9 @@ def _transformed(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _through_other_profile(pixels: np.ndarray, is_gray: bool, profile: bytes, space: bytes) -> np.ndarray:
-    """Gray pixels, of one channel or of equal ones, through a profile that was made for the other kind, as sRGB.
+    """Convert gray pixels, of one channel or of equal ones, to sRGB through a profile that was made for the other kind.
 
-    Colors that have a profile for gray keep their values, as in viewers.
+    Colors with a profile for gray keep their values, as in viewers.
     """
     colors = 1 if is_gray else 3
     if space != (b"RGB " if is_gray else b"GRAY") or (pixels[..., :1] != pixels[..., :colors]).any():
@@ -204,7 +204,7 @@ def _through_other_profile(pixels: np.ndarray, is_gray: bool, profile: bytes, sp
 
 @contextlib.contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """OpenCV prints what it thinks of a file; what is wrong is said by the reader."""
+    """Keep OpenCV from printing about a file, because the reader reports what is wrong."""
     logging = getattr(cv2.utils, "logging", None)
     if logging is None:
         yield

@@ -1,4 +1,4 @@
-"""PNG files as the reader of images needs them: only the chunks that say what the pixels are, and what is kept beside.
+"""PNG files for the image reader: the chunks that the pixels need, and the metadata to keep.
 
 Pillow limits the size of text chunks and refuses a file for a wrong checksum in one; it does not compare those of the
 pixels. Viewers do the opposite, and so does this.
@@ -30,8 +30,13 @@ Chunks = tuple[tuple[bytes, bytes], ...]
 
 
 class EssentialPng(NamedTuple):
-    """data: the file reduced to what Pillow needs. profile, xmp: as embedded. color, text: chunks that are kept.
-    frames: of an animation, 1 without one."""
+    """The chunks of a PNG file that are used.
+
+    data: the file reduced to what Pillow needs.
+    profile, xmp: as embedded, or None.
+    color, text: kind and content of chunks to keep.
+    frames: number of frames of an animation, 1 for an image.
+    """
 
     data: bytes
     profile: bytes | None
@@ -42,10 +47,10 @@ class EssentialPng(NamedTuple):
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, int, int, bool]]:
-    """Kind, start, end and whether the checksum fits of every chunk up to the last.
+    """Yield the kind, the start, the end, and whether the checksum fits, of every chunk up to the last.
 
     Raises:
-        UnreadableImage: it is truncated.
+        UnreadableImage: the file is truncated.
     """
     position = len(SIGNATURE)
     while True:
@@ -61,13 +66,14 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, int, int, bool]]:
 
 
 def essential(data: bytes, *, animated: bool = False) -> EssentialPng:
-    """What is read of a PNG file.
+    """Read the chunks of a PNG file.
 
     Args:
-        animated: with the frames of an animation, not only its first.
+        data: the content of the file.
+        animated: whether all frames of an animation are kept, not only the first.
 
     Raises:
-        UnreadableImage: it is truncated, or a chunk that the pixels need is damaged.
+        UnreadableImage: the file is truncated, or a chunk that the pixels need is damaged.
     """
     needed = _ESSENTIAL | _ANIMATION if animated else _ESSENTIAL
     parts, profile, xmp, color, text, frames = [SIGNATURE], None, None, [], [], 1
@@ -93,7 +99,7 @@ def essential(data: bytes, *, animated: bool = False) -> EssentialPng:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether every chunk is there, and those of the pixels as they were written."""
+    """Whether every chunk is there, and those of the pixels are undamaged."""
     try:
         return all(whole for kind, _, _, whole in chunks(data) if kind in _ESSENTIAL | _ANIMATION)
     except UnreadableImage:

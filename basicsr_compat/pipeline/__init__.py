@@ -1,11 +1,11 @@
-"""Tier 2: what `basicsr train`, `test` and `check` run on, beyond what a host project meets."""
+"""Tier 2: the base of `basicsr train`, `test`, and `check`, which host projects do not get."""
 
 
 def install_pipeline() -> None:
-    """Give every model of BasicSR what the `basicsr` command promises; calling it again does nothing.
+    """Give all models of BasicSR what the `basicsr` command promises; calling it again does nothing.
 
-    Whole checkpoints and exact resumes, images that are named where they cannot be read, files in the order of their
-    names, and errors that say what to do: `replacements.py` lists them.
+    Atomic checkpoints, exact resumes, the names of unreadable images, files in the order of their names, and errors
+    with a remedy: `replacements.py` lists them.
     """
     from basicsr_compat.pipeline.replacements import REPLACEMENTS
 

@@ -12,10 +12,12 @@ from basicsr_compat.pipeline.checkpoints import progress_of
 
 
 def save_best(model: BaseModel, val: dict[str, Any], current_iter: int) -> None:
-    """Save net_g_best.pth where the validation that was just done is the best so far.
+    """Save net_g_best.pth where the validation that has just ended is the best so far.
 
     Args:
-        val: the section of the options; no key_metric, no best model.
+        model: the model that was validated.
+        val: the section of the options; without key_metric nothing is saved.
+        current_iter: iteration of the validation.
     """
     name = val.get("key_metric")
     value = float(getattr(model, "metric_results", {}).get(name, math.nan)) if name else math.nan

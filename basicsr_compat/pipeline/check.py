@@ -1,7 +1,7 @@
-"""The check of a run's options: a list of every problem, each with key, section, value, rule and the nearest known key.
+"""The check of a run's options: lists every problem with key, section, value, rule, and the nearest known key.
 
-What BasicSR itself looks up is declared here; what a class of a network, model, data set or loss takes is read from its
-arguments, or from what it declares (see CONTRIBUTING.md). Nothing is made, and no file is opened.
+Options that BasicSR itself reads are declared here. Those of networks, models, data sets, and losses come from their
+arguments or declarations (see CONTRIBUTING.md). The check makes nothing and opens no file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from basicsr_compat.schema import Count, Natural, format_key, format_value, near
 
 @dataclass(frozen=True, kw_only=True)
 class LoggerOptions:
-    """The section `logger`. keep_last: how many checkpoints are kept; ~ for all of them."""
+    """The section `logger`. keep_last: number of checkpoints to keep; ~ for all."""
 
     print_freq: Count = 100
     save_checkpoint_freq: Count = 5000
@@ -31,7 +31,7 @@ class LoggerOptions:
 
 
 def problems_of(opt: dict, is_train: bool) -> list[str]:
-    """Everything that is wrong with completed options, a line for each problem; files aside."""
+    """Everything that is wrong with completed options except missing files, one line per problem."""
     problems = [*_name_problems(opt["name"]), *unregistered(opt)]
     if is_train:
         problems += [*_impossible_numbers(opt), *key_metric_problems(opt)]
@@ -41,7 +41,7 @@ def problems_of(opt: dict, is_train: bool) -> list[str]:
 
 
 def missing_files(opt: dict) -> list[str]:
-    """The files and folders that the options name and that are not there."""
+    """The files and folders that the options name and that do not exist."""
     return [*_missing_data(opt), *_missing_checkpoints(opt)]
 
 
@@ -56,7 +56,7 @@ _KNOWN = {
 
 
 def unfit_sections(opt: dict, is_train: bool) -> Iterator[str]:
-    """Say what must be a section of options and is not."""
+    """Say which options must be sections and are not."""
     optional = ["path", "logger", "train", "val", *(key for key in opt if str(key).startswith("network_"))]
     for key in optional:
         if opt.get(key) is not None and not isinstance(opt[key], dict):
@@ -74,7 +74,7 @@ def unfit_sections(opt: dict, is_train: bool) -> Iterator[str]:
 
 
 def missing_options(opt: dict, is_train: bool) -> Iterator[str]:
-    """BasicSR meets a missing option as a bare KeyError, some only after it has made the run's folders."""
+    """Say which options are missing; BasicSR raises a bare KeyError, for some only after it has made folders."""
     required = ["name", "model_type", "datasets"]
     if is_train:
         required += ["train", "train.total_iter", "datasets.train", "datasets.train.batch_size_per_gpu"]
@@ -92,7 +92,7 @@ def missing_options(opt: dict, is_train: bool) -> Iterator[str]:
 
 
 def _name_problems(name: Any) -> Iterator[str]:
-    """The name becomes a folder, which is renamed where there is one already."""
+    """Say what is wrong with the name, which becomes that of a folder; an older folder of that name is renamed."""
     parts = Path(name).parts if isinstance(name, str) else ()
     if not parts or parts[0] == "/" or ".." in parts or "\0" in name or max(map(len, parts)) > 100:
         yield f"name={format_value(name)} must be the name of a folder to be made, such as my_run"
@@ -105,7 +105,7 @@ def _name_problems(name: Any) -> Iterator[str]:
 
 
 def _impossible_numbers(opt: dict) -> Iterator[str]:
-    """BasicSR divides by these: 0 is a ZeroDivisionError in the middle of the run."""
+    """Say which numbers must not be 0: BasicSR divides by them in the middle of the run."""
     for where, annotation in {
         "train.total_iter": Count,
         "logger.print_freq": Count,
@@ -141,8 +141,8 @@ _PATH_KEY = re.compile(r"(pretrain_network|param_key|strict_load)_\w+")
 def path_keys(opt: dict) -> tuple[list[str], bool]:
     """The keys known in section `path`, and whether the model may read more of their kind.
 
-    Known are those of the yml's networks and those that the model class names in its attribute `path_keys`. A model of
-    another package that has no such attribute may have networks without a section of their own.
+    These are the keys of the yml's networks, and those in the attribute `path_keys` of the model class. A model of
+    another package without this attribute may have networks without a section of their own.
     """
     names = [str(key).removeprefix("network_") for key in opt if str(key).startswith("network_") and opt[key]]
     keys = [form.format(name) for name in names for form in ("pretrain_network_{}", "param_key_{}", "strict_load_{}")]
@@ -153,7 +153,7 @@ def path_keys(opt: dict) -> tuple[list[str], bool]:
 
 
 def _path_problems(opt: dict, is_train: bool) -> Iterator[str]:
-    """BasicSR makes a folder of an unknown key under path:, trains from scratch, and tests with random weights."""
+    """Say which keys under path: are unknown: BasicSR makes a folder of each, and uses random weights."""
     path = opt["path"]
     known, open_ended = path_keys(opt)
     for key, value in path.items():
@@ -182,7 +182,7 @@ def _missing_checkpoints(opt: dict) -> Iterator[str]:
 
 
 def _missing_data(opt: dict) -> Iterator[str]:
-    """BasicSR meets a missing data folder after it has made the run's own folders and renamed an older run's."""
+    """The missing data folders, which BasicSR notices only after it has made and renamed folders of runs."""
     for phase, dataset in opt["datasets"].items():
         for key, value in dataset.items():
             if not str(key).startswith(("dataroot", "meta_info")) or value is None:
@@ -200,7 +200,7 @@ def _missing_data(opt: dict) -> Iterator[str]:
 
 
 def _declared_problems(opt: dict, is_train: bool) -> Iterator[str]:
-    """The problems that model and data sets find in the options they declare: see CONTRIBUTING.md."""
+    """The problems that the model and the data sets find in the options that they declare; see CONTRIBUTING.md."""
     for phase, dataset in opt["datasets"].items():
         found = find_type("dataset", dataset.get("type"))
         if hasattr(found, "option_problems"):
@@ -213,7 +213,7 @@ def _declared_problems(opt: dict, is_train: bool) -> Iterator[str]:
 
 
 def report_misspelt(opt: dict, warn: Callable[[str], None]) -> None:
-    """BasicSR ignores keys that it does not know, `ema_deacy` among them; models read their own, so this only warns."""
+    """Warn of keys like `ema_deacy`, which BasicSR ignores. They are no errors, because models may read their own."""
     for section, words in _KNOWN.items():
         known = words.split()
         for key in (opt.get(section) or {}) if section else opt:
@@ -226,7 +226,7 @@ def report_misspelt(opt: dict, warn: Callable[[str], None]) -> None:
 
 
 def one_per_field(problems: Iterable[str]) -> list[str]:
-    """The first of the problems of each field: a value that is no number is not too small as well."""
+    """The first problem of each field, because a value that is no number need not be called too small as well."""
     first: dict[str, str] = {}
     for problem in problems:
         first.setdefault(problem.partition("=")[0], problem)

@@ -1,7 +1,7 @@
-"""How a training run is saved and resumed: whole files, and exactly the same losses.
+"""Saves and resumes training runs: files are written atomically, and losses after a resume are exactly the same.
 
-Plain functions on a model of BasicSR's. `install_pipeline` makes them methods of `BaseModel`; our own models call them
-from methods of their own, so that they keep these promises under BasicSR's own train.py too.
+These are plain functions on a model of BasicSR's. `install_pipeline` makes them methods of `BaseModel`; our own models
+call them from their methods, so they work in BasicSR's own train.py too.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from basicsr_compat.schema import OptionProblems, format_error, format_value
 
 @dataclass
 class Progress:
-    """The progress of a training run that BasicSR's models do not keep.
+    """The progress of a training run, as far as BasicSR's models do not keep it.
 
     consumed: samples of this epoch that all ranks have trained on; None where they are not counted.
     saved: iteration of the last state written.
-    best: metric, value and iteration of net_g_best.pth.
+    best: metric, value, and iteration of net_g_best.pth.
     iteration, networks: the checkpoint being written, and the checksum of each of its files; None for one that could
         not be written.
     """
@@ -55,7 +55,7 @@ class Progress:
 
 
 def progress_of(model: BaseModel) -> Progress:
-    """The progress of a model's training run; a new one where it has none."""
+    """The progress of a model's training run; attaches a new one where there is none."""
     if not hasattr(model, "progress"):
         model.progress = Progress()
     return model.progress
@@ -73,16 +73,16 @@ def save_network(
     param_key: str | list[str] = "params",
     **record: Any,
 ) -> None:
-    """Save networks as one file, whole or not at all.
+    """Save networks to one file atomically.
 
     BasicSR's writes in place, and continues where the disk is full.
 
     Args:
-        current_iter: an iteration; -1, the outcome of the training; or 'best', of which only net_g is kept.
+        current_iter: an iteration; -1 for the end of the run; or 'best', for which only net_g is saved.
         record: plain values that the file holds besides the networks.
 
     Raises:
-        NotSaved: the outcome or the best could not be written. An iteration's that cannot is an error in the log.
+        NotSaved: the file of the end or of the best could not be written. That of an iteration is an error in the log.
     """
     if current_iter == "best" and net_label != "net_g":
         return
@@ -110,7 +110,7 @@ def save_network(
 
 
 def save_training_state(model: BaseModel, epoch: int, current_iter: int | str) -> None:
-    """Save what a training run needs besides its networks to continue exactly; called on all ranks.
+    """Save what a training run needs besides its networks to continue exactly; all ranks must call it.
 
     BasicSR's forgets the best metrics, the place in the epoch and all random generators. Written last: a state implies
     its networks, whose checksums it holds. Where one of them could not be written there is none.
@@ -156,7 +156,7 @@ def save_training_state(model: BaseModel, epoch: int, current_iter: int | str) -
 
 
 def _is_iteration(current_iter: int | str) -> TypeGuard[int]:
-    """Whether a checkpoint is one of many, of an iteration, and not the outcome of the training (-1) or the best."""
+    """Whether a checkpoint is that of an iteration, not of the end of the run (-1) or the best."""
     return isinstance(current_iter, int) and current_iter != -1
 
 
@@ -208,7 +208,7 @@ def _states(opt: dict[str, Any]) -> list[Path]:
 
 
 def read_state(path: str | os.PathLike, opt: dict[str, Any]) -> dict[str, Any]:
-    """A state whose networks are all there as they were written. Raises ValueError, or FileNotFoundError."""
+    """Read a state whose networks are complete. Raises ValueError or FileNotFoundError where they are not."""
     state = read_checkpoint(path)
     if not isinstance(state, dict) or not {"iter", "epoch", "optimizers", "schedulers"} <= state.keys():
         raise ValueError(_what_it_is_instead(state))
@@ -241,7 +241,7 @@ def _what_it_is_instead(content: Any) -> str:
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """The state that a training run continues from; None where it starts anew.
+    """The state that a training run continues from; None for a new run.
 
     BasicSR's searches the working directory, needs a CUDA device, and crashes on a truncated state.
 
@@ -250,7 +250,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
             networks' paths are those of the state.
 
     Raises:
-        OptionProblems: the state named in path.resume_state, or a network of its, is damaged or missing.
+        OptionProblems: the state named in path.resume_state, or one of its networks, is damaged or missing.
     """
     drawn = opt.pop("manual_seed_drawn", False)
     if opt["rank"] == 0:
@@ -292,7 +292,7 @@ def _named_state(opt: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
 
 
 def _of_rank(state: dict[str, Any], opt: dict[str, Any]) -> dict[str, Any]:
-    """The part of a state that this rank wrote, or, with another number of ranks, one like it."""
+    """The part of a state that this rank wrote; with another number of ranks, a similar one."""
     return state["ranks"][opt["rank"] % len(state["ranks"])]
 
 
@@ -300,7 +300,7 @@ def _of_rank(state: dict[str, Any], opt: dict[str, Any]) -> dict[str, Any]:
 
 
 def resume_training(model: BaseModel, resume_state: dict[str, Any]) -> None:
-    """Put a model where a state left off.
+    """Continue a model from a state.
 
     BasicSR's forgets what its own states do not hold, see `save_training_state`, and keeps the state's learning rate
     and milestones where the options have changed.
@@ -329,13 +329,13 @@ def resume_training(model: BaseModel, resume_state: dict[str, Any]) -> None:
 def load_network(
     model: BaseModel, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
 ) -> None:
-    """Load a network's weights; executes nothing.
+    """Load the weights of a network; nothing in the file is executed.
 
     BasicSR's unpickles code on older PyTorch, and takes `params` where the asked param_key is not there.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, lacks the asked key, or is of another architecture.
+        ValueError: it is damaged, lacks `param_key`, or is of another architecture.
     """
     net = model.get_bare_model(net)
     content = read_checkpoint(load_path)

@@ -1,4 +1,4 @@
-"""Data of a run: sets and loaders from BasicSR's builders, what cannot be read left out, batches fetched ahead."""
+"""The data of a run: BasicSR's sets and loaders, without unreadable images, and batches that are fetched ahead."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from basicsr_compat.schema import OptionProblems
 
 
 def build_set(phase: str, section: dict[str, Any]) -> Items:
-    """The data set of a section of the options.
+    """Build the data set of a section of the options.
 
     Raises OptionProblems where it cannot be built, and where it is empty: BasicSR trains on an empty folder for 0
     iterations and saves, or divides by zero.
@@ -91,7 +91,7 @@ def training_loader(opt: dict[str, Any]) -> tuple[DataLoader, ResumableSampler]:
 
 
 def batches(loader: DataLoader, opt: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
-    """The batches of an epoch, fetched ahead as datasets.train.prefetch_mode says; to be closed where it is left."""
+    """The batches of an epoch, fetched ahead as datasets.train.prefetch_mode says; close it if you leave it early."""
     section = opt["datasets"]["train"]
     mode = section.get("prefetch_mode")
     if mode == "cpu" and loader.num_workers > 0:  # without workers its draws would mix with the training's
@@ -111,7 +111,7 @@ def batches(loader: DataLoader, opt: dict[str, Any]) -> Generator[dict[str, Any]
 class PrefetchThread(threading.Thread):
     """Fetches batches ahead.
 
-    BasicSR's thread ends at an exception in the data set, and the training then waits forever. It also outlives its
+    BasicSR's thread ends at an exception in the data set, and the training run then waits forever. It also outlives its
     loop: every abandoned epoch leaves a thread and its workers, which may abort the process at exit.
     """
 
@@ -156,14 +156,14 @@ class PrefetchThread(threading.Thread):
 
 
 class _Failed:
-    """An exception on its way from the thread to the training."""
+    """An exception on its way from the thread to the training loop."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
 def name_replaced_images(dataset: Items, world_size: int) -> None:
-    """Log at the end which photos could not be read and were replaced, on all ranks."""
+    """Log which photos of all ranks could not be read and were replaced; for the end of a run."""
     own = list(getattr(dataset, "unreadable", ()))
     parts = [own]
     if world_size > 1:
@@ -181,7 +181,7 @@ def name_replaced_images(dataset: Items, world_size: int) -> None:
 
 
 def validation_loader(phase: str, opt: dict[str, Any], check_stop: Callable[[], None] | None = None) -> ReadableLoader:
-    """The loader of one of the options' sets for validation or test; check_stop: see ReadableLoader."""
+    """The loader of a set of the options for validation or test. check_stop: see `ReadableLoader`."""
     section = opt["datasets"][phase]
     dataset = build_set(phase, section)
     get_root_logger().info(f"Number of images in {section['name']}: {len(dataset)}")
@@ -195,7 +195,7 @@ class ValidationItems(Items, Protocol):
 
 
 class ReadableItems(Dataset):
-    """Items of a validation or test set; {"unreadable": reason} for one that cannot be used."""
+    """The items of a validation or test set; {"unreadable": reason} for one that cannot be used."""
 
     def __init__(self, dataset: Items) -> None:
         self.dataset = dataset
@@ -223,14 +223,14 @@ class ReadableItems(Dataset):
 
 
 class ReadableLoader:
-    """A loader of single images for validation and test without those that cannot be used.
+    """A loader of single images for validation and test, which leaves out those that cannot be used.
 
     BasicSR's validation ends at the first image that cannot be read.
 
     Attributes:
-        skipped: why images were left out so far.
-        name: name of the current image, for its result.
-        check_stop: called before every image; raises to end the validation there.
+        skipped: why images were left out so far, one reason each.
+        name: the name of the current image, for its result.
+        check_stop: called before every image; may raise to end the validation there.
     """
 
     def __init__(self, loader: DataLoader, check_stop: Callable[[], None] | None = None) -> None:
@@ -263,14 +263,14 @@ class ReadableLoader:
         return image_names(self.dataset)
 
     def name_of(self, index: int, data: Mapping[str, Any]) -> str:
-        """A name of its own for the result of image `index`, from the `data` of a batch of it alone."""
+        """A unique name for the result of image `index`. data: a batch of this image alone."""
         if self._names is not None:
             return self._names[index]
         path = data["lq_path"][0] if "lq_path" in data else None
         return f"{index:04d}_{Path(path).stem}" if isinstance(path, str) else f"{index:04d}"  # a clip has several
 
     def skip(self, reason: str) -> None:
-        """Leave an image out: name it in the log, and count it."""
+        """Log and count an image that is left out."""
         get_root_logger().error(f"left out: {printable(reason)}")
         self.skipped.append(reason)
 

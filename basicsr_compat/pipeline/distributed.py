@@ -1,4 +1,4 @@
-"""Several processes that train together: how torchrun or SLURM start them, and which one failed."""
+"""Processes that train together, started by torchrun or SLURM: joining them, and finding out which one failed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from basicsr_compat.schema import OptionProblems, Positive, Rule, format_error, 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroupOptions:
-    """Section dist_params.
+    """The section dist_params.
 
     backend: of torch.distributed; on a CPU always gloo.
-    port: at which SLURM's processes meet; by default MASTER_PORT, or one made of the job's number.
+    port: where SLURM's processes meet; by default MASTER_PORT, or one derived from the job's number.
     timeout: seconds that a rank waits for the others before it ends the run.
     """
 
@@ -38,10 +38,10 @@ class ProcessGroupOptions:
 
 
 def join(opt: dict[str, Any], launcher: str) -> Watch | None:
-    """Join the other processes of a run, and seed this one. Returns the watch over the others, for `leave`.
+    """Join the other processes of a run, and seed this one; returns the watch over the others, for `leave`.
 
-    Completes the options by rank, world_size, and a manual_seed where the yml has none, the same on all ranks;
-    manual_seed_drawn says so.
+    Adds rank, world_size, and, where the yml has none, a manual_seed to the options, the same on all ranks;
+    manual_seed_drawn then says so.
 
     BasicSR ignores `dist_params` under torchrun, seeds before it reads `--force_yml manual_seed=`, and draws a seed
     that the yml lacks on every rank anew.
@@ -164,7 +164,7 @@ class Watch(threading.Thread):
 
     Args:
         rank: of this process.
-        interval: seconds between two looks into the store.
+        interval: seconds between two looks at the store.
         grace: seconds for this rank to fail with an error of its own, which names the place, or to finish.
     """
 
@@ -180,7 +180,7 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look for the failure of another rank until `stop`, and end this process `grace` seconds after one."""
+        """Watch for the failure of another rank until `stop`; end this process `grace` seconds after one."""
         while not self._stopping.wait(self.interval):
             failure = self._failure()
             if failure and not self._stopping.wait(self.grace):
@@ -204,7 +204,7 @@ class Watch(threading.Thread):
 
 
 def failed_elsewhere(error: Exception) -> str | None:
-    """A line that names the rank whose failure caused `error`; None if this rank failed by itself.
+    """A line that names the rank whose failure caused `error`; None if this rank itself failed.
 
     The first rank that fails by a fault of its own tells the others so, before its connections close and they fail too.
     """

@@ -1,4 +1,4 @@
-"""The folders of a run: made at its start, and put back as they were where that start fails."""
+"""The folders of a run: made at its start, and restored to their former state where the start fails."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from basicsr.utils.misc import get_time_str
 
 
 class RunFolders:
-    """What a run has made and renamed so far; a context manager around the run.
+    """The folders that a run has made and renamed so far; a context manager around the run.
 
-    BasicSR renames the previous run's folder at once, and leaves it so where the new run fails in its first second.
+    BasicSR renames the previous run's folder at once, even where the new run fails in its first second.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class RunFolders:
         os.makedirs(path, exist_ok=True)
 
     def begin(self) -> None:
-        """The run has got through its start: from now on its folders stay, however it ends."""
+        """Keep the folders from now on, however the run ends, because its start has succeeded."""
         self.begun = True
 
     def __enter__(self) -> RunFolders:

@@ -1,4 +1,4 @@
-"""Names of images by their path below the data folder: no two of a set share one, and results do not overwrite others.
+"""Names of images by their paths below the data folder, unique in a set, so results do not overwrite each other.
 
 BasicSR names results by the stem of the file alone.
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 
 def names_below(paths: Sequence[str], roots: Sequence[str]) -> list[str]:
-    """Each file's path below its data folder, without the extension; different for each file.
+    """A unique name for each file: its path below its data folder, without the extension.
 
-    Files that this would give one name keep their extension, those of two folders also the folder's name, and what is
-    the same even then is numbered.
+    Files with equal names keep their extension, and in several folders also the name of their folder. Names that are
+    still equal get numbers.
 
     Args:
         paths: files below one of `roots`, or keys of an LMDB.
@@ -40,7 +40,7 @@ def names_below(paths: Sequence[str], roots: Sequence[str]) -> list[str]:
 
 
 def _below(path: str, roots: Sequence[str]) -> tuple[str, str]:
-    """(name of the folder of `roots` that the file is in, path below it)."""
+    """The name of the folder of `roots` that the file is in, and the path below it."""
     for root in sorted(roots, key=len, reverse=True):
         relative = os.path.relpath(path, root)
         if relative.split(os.sep)[0] != os.pardir:
@@ -49,9 +49,9 @@ def _below(path: str, roots: Sequence[str]) -> tuple[str, str]:
 
 
 def image_names(dataset: Any) -> list[str] | None:
-    """Of each image of a data set a name of its own, see `names_below`; None where the set does not list its files.
+    """A unique name for each image of a data set, see `names_below`; None where the set does not list its files.
 
-    A data set may have its own `names`, as that of this project has.
+    A data set may have its own `names`, as `SecondOrderDegradationDataset` does.
     """
     if hasattr(dataset, "names"):
         return dataset.names
@@ -64,12 +64,12 @@ def image_names(dataset: Any) -> list[str] | None:
 
 
 def result_path(folder: str, name: str, *, iteration: int | str | None = None, suffix: str = "") -> str:
-    """Where the result of an image goes below `folder`, that of its set.
+    """The path of the result of an image below `folder`, that of its set.
 
     Args:
         name: the image's, see `names_below`.
-        iteration: of the training run whose validation it is; None for a test.
-        suffix: of the files of a test.
+        iteration: of the training run that is validated; None for a test.
+        suffix: of the names of a test's files.
     """
     if iteration is not None:
         return os.path.join(folder, name, f"{os.path.basename(name)}_{iteration}.png")

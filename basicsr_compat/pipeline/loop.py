@@ -1,4 +1,4 @@
-"""The loops of `basicsr train` and `basicsr test`, over BasicSR's builders, sampler, prefetchers and MessageLogger.
+"""The loops of `basicsr train` and `basicsr test`, with BasicSR's builders, sampler, prefetchers, and MessageLogger.
 
 Any model of BasicSR runs in them. A training run can be killed at any point: `--auto_resume` continues with the losses
 that it would have had; see checkpoints.py and randomness.py.
@@ -44,7 +44,7 @@ from basicsr_compat.schema import OptionProblems, format_error
 
 @dataclass
 class Run:
-    """What the caller of a training run or a test still needs after a failure: how far it got, and what is open."""
+    """What the caller of a training run or a test needs after a failure: how far it got, and what is open."""
 
     stops: Stops = field(default_factory=Stops)
     folders: RunFolders = field(default_factory=RunFolders)
@@ -74,7 +74,7 @@ class Training:
 
 
 def train(opt: dict[str, Any], args: argparse.Namespace, run: Run) -> int:
-    """Train.
+    """Train a model.
 
     Args:
         opt: the options, from `read_options`.
@@ -119,7 +119,7 @@ def train(opt: dict[str, Any], args: argparse.Namespace, run: Run) -> int:
 
 
 def _open_log(opt: dict[str, Any], kind: str) -> logging.Logger:
-    """BasicSR's logger; used before, it would have no file."""
+    """Open BasicSR's logger with its file; it must not be used before."""
     log_file = os.path.join(opt["path"]["log"], f"{kind}_{opt['name']}_{get_time_str()}.log")
     logger = get_root_logger(logger_name="basicsr", log_level=logging.INFO, log_file=log_file)
     logger.info(get_env_info())
@@ -128,7 +128,7 @@ def _open_log(opt: dict[str, Any], kind: str) -> logging.Logger:
 
 
 def _resume(training: Training, state: dict[str, Any]) -> None:
-    """Continue from a state: in the middle of its epoch, and with the validation that was due when it was saved."""
+    """Continue from a state, in the middle of its epoch; makes up for a validation that was due when it was saved."""
     try:
         training.model.resume_training(state)
     except (KeyError, ValueError) as error:
@@ -185,7 +185,7 @@ def _iterate(training: Training) -> None:
 
 
 def _validate(training: Training) -> None:
-    """Validate on every set, once an iteration; the random draws of the training stay as if it had not been.
+    """Validate on every set, once per iteration, without effect on the random draws of the training.
 
     BasicSR logs the last validation at total_iter + 1, twice, and measures against a stale training batch.
     """
@@ -205,7 +205,7 @@ def _validate(training: Training) -> None:
 
 
 def _stop(training: Training, stop: Stop) -> int:
-    """The end that a signal asked for: what the iteration leaves is saved. Returns the exit code."""
+    """End the run after a signal: save what the iteration left. Returns the exit code."""
     opt, now = training.opt, training.iteration
     name, logger = stop.name, training.logger
     if now > stop.iteration:
@@ -224,10 +224,10 @@ def _stop(training: Training, stop: Stop) -> int:
 
 
 def test(opt: dict[str, Any], args: argparse.Namespace, run: Run) -> int:
-    """Restore and measure the images of the options' sets; see `train`.
+    """Restore and measure the images of all sets of the options; see `train` for the arguments.
 
     Returns:
-        The exit code: 0; 1 where images had to be left out.
+        The exit code: 0, or 1 where images were left out.
     """
     run.watch = join(opt, args.launcher)
     torch.backends.cudnn.benchmark = True

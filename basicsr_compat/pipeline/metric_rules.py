@@ -1,4 +1,4 @@
-"""Rules of the metrics of a run: which of their values are better, and which of them chooses the best model."""
+"""Rules of metrics: which of their values are better, and which metric chooses the best model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BETTER = {"calculate_psnr": "higher", "calculate_ssim": "higher", "calculate_ni
 
 
 def better_of(section: Mapping[str, Any]) -> str | None:
-    """Which values of a metric are better, 'higher' or 'lower'; None where neither its section nor it says so."""
+    """Which values of the metric of a section are better, 'higher' or 'lower'; None where that is unknown."""
     if "better" in section or not isinstance(section.get("type"), str):
         return section.get("better")
     says = getattr(find_type("metric", section["type"]), "better", None)
@@ -21,7 +21,7 @@ def better_of(section: Mapping[str, Any]) -> str | None:
 
 
 def key_metric_problems(opt: dict) -> Iterator[str]:
-    """Say what is wrong with val.key_metric: it must name a metric, and which values are better must be known."""
+    """Say what is wrong with val.key_metric, which must name a metric whose better values are known."""
     val = opt.get("val") or {}
     name, known = val.get("key_metric"), val.get("metrics")
     if not isinstance(known, dict):

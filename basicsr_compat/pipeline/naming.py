@@ -1,4 +1,4 @@
-"""Errors of constructors, named by the section of the options that they were built from."""
+"""Errors of constructors, with the name of the section of the options that the constructor got."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NAMED = re.compile(r"(datasets|path|train|val|network_\w+|logger|dist_params)[.
 
 @contextlib.contextmanager
 def naming(where: str, section: Mapping[str, Any]) -> Iterator[None]:
-    """Turn an error of a constructor about its options into a problem with the section that they came from.
+    """Turn an error of a constructor about its options into an OptionProblems that names their section.
 
     Any other error is a fault of the program and is raised unchanged.
 
     Raises:
-        OptionProblems: instead of a ValueError, an OSError, an assertion with a text, an unknown or missing argument
-            and a KeyError for an option that the section lacks.
+        OptionProblems: instead of a ValueError, an OSError, an assertion with a text, an unknown or missing argument,
+            or a KeyError for an option that the section lacks.
     """
     try:
         yield

@@ -29,7 +29,7 @@ def warn(message: str) -> None:
 
 
 def _fill_in(opt: dict, is_train: bool) -> None:
-    """Set the defaults of options that BasicSR reads without one: a missing key is a bare KeyError there."""
+    """Set the defaults of options whose absence would be a bare KeyError in BasicSR."""
     opt.setdefault("num_gpu", "auto")
     opt.setdefault("manual_seed", None)
     defaults: dict[str, dict[str, Any]] = {"path": {}, "logger": {"use_tb_logger": False}}
@@ -48,7 +48,7 @@ def _fill_in(opt: dict, is_train: bool) -> None:
 
 
 def _force(opt: dict, entry: str) -> None:
-    """Apply one --force_yml entry. BasicSR runs it as code, and adds a misspelt key as a new one."""
+    """Apply one --force_yml entry. BasicSR runs it as code, and adds a misspelled key as a new one."""
     path, equals, text = entry.partition("=")
     keys = [key.strip() for key in path.split(":")]
     if not equals:
@@ -72,7 +72,7 @@ def _force(opt: dict, entry: str) -> None:
 
 
 def _expand_paths(opt: dict) -> None:
-    """Expand `~` and `$HOME`, and drop a slash at the end of a folder. BasicSR expands `~` in some keys only."""
+    """Expand `~` and `$HOME`, and drop a slash at the end of a folder. BasicSR expands `~` only in some keys."""
 
     def expand(value):
         if isinstance(value, list):
@@ -92,7 +92,7 @@ def _expand_paths(opt: dict) -> None:
 
 
 def _settle_devices(opt: dict) -> None:
-    """Use the GPUs that are there. BasicSR crashes where num_gpu says more, and on options of CUDA on a CPU.
+    """Use only GPUs that exist. BasicSR crashes where num_gpu is larger, and with options of CUDA on a CPU.
 
     One process uses one GPU: BasicSR's DataParallel gathers the losses of several into one vector.
     """
@@ -116,7 +116,7 @@ def _settle_devices(opt: dict) -> None:
 
 
 def how_to_use_all_gpus(count: int, is_train: bool) -> str:
-    """The warning of a run in one process on a machine with several GPUs."""
+    """The warning for a run in one process on a machine with several GPUs."""
     command = "train" if is_train else "test"
     return (
         f"one process uses one of the {count} GPUs; for all of them: torchrun --nproc_per_node={count} --no-python "
@@ -138,7 +138,7 @@ def _set_run_folders(opt: dict, is_train: bool) -> None:
 
 
 def add_option_file(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say what the options are to `parser`."""
+    """Add the arguments for the option file and changes to it to `parser`."""
     parser.add_argument("-opt", "--opt", required=True, metavar="YML", help="the option file")
     parser.add_argument(
         "--force_yml",
@@ -164,16 +164,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(args: argparse.Namespace, root_path: str, is_train: bool) -> dict:
-    """The options of a run, completed and checked; makes nothing.
+    """Read, complete, and check the options of a run; makes no files or folders.
 
     Args:
         args: the command line, parsed with `add_arguments`.
-        root_path: folder in which `experiments/` or `results/` is to be made.
+        root_path: folder in which `experiments/` or `results/` will be made.
         is_train: whether this is a training run.
 
     Raises:
-        OptionProblems: the file is missing or holds no options; or options are missing, unknown or impossible, or name
-            data or checkpoints that are not there: the message says of each what to do, a line each.
+        OptionProblems: the file is missing or holds no options; or options are missing, unknown, or impossible, or name
+            data or checkpoints that do not exist. Each gets a line with the remedy.
     """
     opt, problems, missing = examine(args, root_path, is_train)
     if problems or missing:
@@ -182,14 +182,15 @@ def read_options(args: argparse.Namespace, root_path: str, is_train: bool) -> di
 
 
 def examine(args: argparse.Namespace, root_path: str, is_train: bool | None) -> tuple[dict, list[str], list[str]]:
-    """As `read_options`, but returns the problems and the missing files instead of raising.
+    """Like `read_options`, but return the problems and the missing files instead of raising.
 
     Args:
-        is_train: None: a training run where the yml has a data set for it.
+        args, root_path: see `read_options`.
+        is_train: None: a training run where the yml has a data set for one.
 
     Returns:
-        The options, which can be used where there are no problems, and have the key 'is_train' where all their sections
-        are there; what is wrong in them; and which files they name that are not there.
+        The options, which are usable where there are no problems, and have the key 'is_train' where all their sections
+        exist; the problems; and the missing files that the options name.
 
     Raises:
         OptionProblems: the file is missing or holds no options.
@@ -223,7 +224,7 @@ def examine(args: argparse.Namespace, root_path: str, is_train: bool | None) -> 
 
 
 def _complete(opt: dict, is_train: bool) -> None:
-    """Bring values into the form that their readers expect. The options may still have problems."""
+    """Convert values to the form that their readers expect. The options may still have problems."""
     if type(opt["name"]) is int:
         opt["name"] = str(opt["name"])
     for phase, dataset in opt["datasets"].items():

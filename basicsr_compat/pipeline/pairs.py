@@ -1,4 +1,4 @@
-"""Pairs of LQ and GT images in two folders: what has no partner is named, and so is the option that would help."""
+"""Pairs of LQ and GT images in two folders: names files without a partner, and the option that would help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN = 3
 
 
 def naming_partners(pair: Callable[..., list[dict[str, str]]]) -> Callable[..., list[dict[str, str]]]:
-    """basicsr.data.data_util.paired_paths_from_folder that says which files have no partner."""
+    """Wrap basicsr.data.data_util.paired_paths_from_folder so that its error names files without a partner."""
 
     @wraps(pair)
     def paired_paths_from_folder(folders, keys, filename_tmpl):
@@ -29,7 +29,7 @@ def naming_partners(pair: Callable[..., list[dict[str, str]]]) -> Callable[..., 
 def partner_problem(
     folders: Sequence[str], keys: Sequence[str], inputs: list[str], targets: list[str], template: str
 ) -> str | None:
-    """Say which files of two folders have no partner; None where all have.
+    """Say which files of two folders have no partner; None where all have one.
 
     Args:
         folders, keys: of the inputs (lq) and of the targets (gt).
@@ -63,7 +63,7 @@ def _first(names: list[str]) -> str:
 
 
 def _remedy(targets: list[str], inputs: list[str], template: str) -> str:
-    """What would make pairs of them: another template, the same kind of file, or taking them out."""
+    """How to make pairs of the files: another template, the same kind of file, or removing some."""
     templates: Counter[str] = Counter()
     stems = {os.path.splitext(name)[0]: os.path.splitext(name)[1] for name in inputs}
     for target in targets:

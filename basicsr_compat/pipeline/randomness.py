@@ -1,4 +1,4 @@
-"""Random numbers of a run: seeds, the global generators, and training items that are the same after a resume.
+"""The random numbers of a run: seeds, the global generators, and training items that do not change with a resume.
 
 A training item depends on (manual_seed, epoch, position in the epoch's order) alone, not on the process that makes it:
 `ResumableSampler` yields (index, seed), and `SeededItems` draws the item with that seed. Our models seed their
@@ -21,12 +21,12 @@ from basicsr.data.data_sampler import EnlargedSampler
 
 
 def derive_seed(purpose: str, *numbers: int) -> int:
-    """A seed in [0, 2^32) for a purpose, from whole numbers >= 0, each of which changes it: NumPy's SeedSequence."""
+    """A seed in [0, 2^32), made of a purpose and whole numbers >= 0 by NumPy's SeedSequence."""
     return int(np.random.SeedSequence([zlib.crc32(purpose.encode()), *numbers]).generate_state(1)[0])
 
 
 def random_state() -> dict[str, Any]:
-    """State of the global generators of Python, NumPy and torch, as tensors and plain containers."""
+    """The state of the global generators of Python, NumPy, and torch, as tensors and plain containers."""
     numpy_state = np.random.get_state()
     assert isinstance(numpy_state, tuple)  # of the legacy form, the default
     kind, keys, *rest = numpy_state
@@ -37,7 +37,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the global generators back into a state of `random_state`, wherever its tensors were loaded to."""
+    """Restore the global generators from `random_state()`, whose tensors may be on any device."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"].cpu())
@@ -47,7 +47,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def global_randomness_kept() -> Iterator[None]:
-    """Put the states of the global generators back after a block."""
+    """Restore the states of the global generators after a block."""
     state = random_state()
     try:
         yield
@@ -57,7 +57,7 @@ def global_randomness_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded_globals(seed: int) -> Iterator[None]:
-    """Run a block with the global CPU generators seeded, and put their states back after it.
+    """Seed the global CPU generators for a block, and restore their states after it.
 
     BasicSR's data sets and degradations draw from the global generators.
     """
@@ -83,12 +83,12 @@ class ResumableSampler(EnlargedSampler):
     resumed_epoch, resumed_at = 0, 0
 
     def resume(self, epoch: int, position: int) -> None:
-        """Leave out the first `position` samples, of all ranks, in the order of `epoch`; nothing is read for it."""
+        """Leave out the first `position` samples of all ranks in the order of `epoch`, without reading them."""
         self.resumed_epoch, self.resumed_at = epoch, position
 
     @property
     def start(self) -> int:
-        """Samples of all ranks that the present epoch leaves out."""
+        """The number of samples of all ranks that the current epoch leaves out."""
         return self.resumed_at if self.epoch == self.resumed_epoch else 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -100,7 +100,7 @@ class ResumableSampler(EnlargedSampler):
 
 
 class Items(Protocol):
-    """A data set whose length is known."""
+    """A data set with a length."""
 
     def __len__(self) -> int: ...
 
@@ -108,7 +108,7 @@ class Items(Protocol):
 
 
 class SeededItems(torch.utils.data.Dataset):
-    """Items of any training set, each drawn from global generators seeded by the sampler for it alone."""
+    """The items of any training set, each made with the global generators seeded by the sampler for it alone."""
 
     def __init__(self, dataset: Items) -> None:
         self.dataset = dataset

@@ -1,4 +1,4 @@
-"""What `install_pipeline` puts in the place of BasicSR's own, in one table; the loops themselves are in loop.py."""
+"""The table of functions and methods of BasicSR that `install_pipeline` replaces; the loops are in loop.py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NamedBytes(bytes):
 
 
 def naming_get(get: Callable[..., Any]) -> Callable[..., Any]:
-    """FileClient.get whose bytes carry the name of their file; empty for a key that an LMDB lacks."""
+    """Wrap FileClient.get so that its bytes carry the name of their file; empty for a key that an LMDB lacks."""
 
     @functools.wraps(get)
     def get_named(self, filepath, *args, **kwargs):
@@ -41,7 +41,7 @@ def naming_get(get: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def imfrombytes(content: bytes, flag: str = "color", float32: bool = False) -> np.ndarray:
-    """A decoded image file, (h, w, 3) BGR or (h, w) gray; float32 in [0, 1] where asked. Raises UnreadableImage."""
+    """Decode an image file to (h, w, 3) BGR or (h, w) gray, uint8, or float32 in [0, 1]. Raises UnreadableImage."""
     flags = {"color": cv2.IMREAD_COLOR, "grayscale": cv2.IMREAD_GRAYSCALE, "unchanged": cv2.IMREAD_UNCHANGED}[flag]
     try:
         image = decode_image(content, flags)
@@ -52,7 +52,7 @@ def imfrombytes(content: bytes, flag: str = "color", float32: bool = False) -> n
 
 
 def sorted_scandir(scandir: Callable[..., Any]) -> Callable[..., Any]:
-    """The same files in the order of their names."""
+    """Wrap scandir so that it yields files in the order of their names."""
 
     @functools.wraps(scandir)
     def scandir_in_order(dir_path, suffix=None, recursive=False, full_path=False):
@@ -62,7 +62,7 @@ def sorted_scandir(scandir: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def quiet_get(get: Callable[..., Any]) -> Callable[..., Any]:
-    """Registry.get that prints nothing, and names the nearest known name."""
+    """Wrap Registry.get so that it prints nothing, and its error suggests the nearest known name."""
 
     @functools.wraps(get)
     def get_quietly(self, name, suffix="basicsr"):
@@ -75,7 +75,7 @@ def quiet_get(get: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def needing_ground_truth(calculate: Callable[..., Any]) -> Callable[..., Any]:
-    """calculate_metric that says which metric needs a ground truth that the images lack."""
+    """Wrap calculate_metric so that its error names a metric that needs a ground truth."""
 
     @functools.wraps(calculate)
     def calculate_metric(data, opt):
@@ -90,7 +90,7 @@ def needing_ground_truth(calculate: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def nan_where_undefined(niqe: Callable[..., float]) -> Callable[..., float]:
-    """NIQE that is NaN where there are not two textured blocks."""
+    """Wrap NIQE so that it is NaN where an image has fewer than two textured blocks."""
 
     @functools.wraps(niqe)
     def niqe_or_nan(img, *args, block_size_h=96, block_size_w=96, **kwargs):
@@ -108,7 +108,7 @@ def nan_where_undefined(niqe: Callable[..., float]) -> Callable[..., float]:
 
 
 def naming_results(validate: Callable[..., None]) -> Callable[..., None]:
-    """SRModel.nondist_validation whose results are named by the path below the data folder."""
+    """Wrap SRModel.nondist_validation so that results have unique names, see `names_below`."""
 
     @functools.wraps(validate)
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):

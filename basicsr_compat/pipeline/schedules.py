@@ -1,4 +1,4 @@
-"""Optimizers and learning rates of a resumed training run: the state's place in the schedule of the options."""
+"""Optimizers and learning rates of a resumed training run, which follow the schedule of the options."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PLACE = ("last_epoch", "_step_count", "_last_lr")
 
 
 def resume_optimizers(model: BaseModel, state: dict[str, Any]) -> None:
-    """Load the state of the optimizers; their options and the schedule stay those of the yml.
+    """Load the state of the optimizers, with the options and the schedule of the yml.
 
-    Where the schedule is the state's, so is the place in it, bit for bit; another one is gone through from its start.
+    Where the schedule is that of the state, it continues exactly. Another schedule is replayed from its start.
     """
     counts = (len(state["optimizers"]), len(state["schedulers"]))
     if counts != (len(model.optimizers), len(model.schedulers)):
@@ -56,7 +56,7 @@ def _is_basicsrs(scheduler: Any) -> bool:
 
 
 def _same_schedule(model: BaseModel, state: dict[str, Any]) -> bool:
-    """Whether a state's learning rates follow the schedule of the options; assumed for classes of other projects."""
+    """Whether the learning rates of a state follow the schedule of the options; assumed for other projects' models."""
     if not all(map(_is_basicsrs, model.schedulers)):
         return True
     if state.get("warmup_iter", -1) != model.opt["train"].get("warmup_iter", -1) and "warmup_iter" in state:

@@ -1,4 +1,4 @@
-"""Sections of the options that name a class by their `type`: what BasicSR's registries know, and what can be built."""
+"""Sections of the options that name a class by their `type`: looks them up in BasicSR's registries, and builds them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Network = Annotated[Section, type_in("arch")]
 
 
 def unregistered(opt: dict) -> Iterator[str]:
-    """BasicSR meets an unknown type when it gets there: a metric's at the first validation, hours into a run."""
+    """Say which types are unknown; BasicSR notices that of a metric at the first validation, hours into a run."""
     model = opt["model_type"]
     if find_type("model", model) is None:
         yield f"model_type={format_value(model)} is not a registered model{nearest(model, _registry('model').keys())}"
@@ -62,9 +62,9 @@ def unregistered(opt: dict) -> Iterator[str]:
 
 
 def build_on_meta(opt: dict) -> tuple[dict[str, torch.nn.Module], list[str]]:
-    """The networks of the sections network_*, without memory for their weights; and what cannot be built.
+    """Build the networks of the sections network_* on the meta device; returns them, and the problems.
 
-    Their constructors know which options cannot go together.
+    Only their constructors know which options cannot be combined.
     """
     from basicsr_compat.meta import on_meta
 

@@ -1,4 +1,4 @@
-"""Signals: SIGTERM and Ctrl-C end a training run after the current iteration, the same one on all ranks."""
+"""Signals: SIGTERM and Ctrl-C end a training run after an iteration, the same one on all ranks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class ValidationStopped(Exception):
 
 
 class Stop(NamedTuple):
-    """The last iteration of a training run, and the signal that asked for it."""
+    """The last iteration of a training run, and the signal that caused it."""
 
     iteration: int
     signal: int
 
     @property
     def name(self) -> str:
-        """Of the signal, e.g. SIGTERM."""
+        """The name of the signal, such as SIGTERM."""
         return signal.Signals(self.signal).name
 
 
@@ -39,7 +39,7 @@ class Stops:
         self._world_size, self._accumulate, self._ahead = 1, 1, 0
 
     def coordinate(self, world_size: int, accumulate: int, ahead: int) -> None:
-        """Say what a common stop depends on.
+        """Set what a common stop depends on.
 
         Args:
             accumulate: iterations between two in which the ranks synchronize their gradients.
@@ -48,7 +48,7 @@ class Stops:
         self._world_size, self._accumulate, self._ahead = world_size, accumulate, ahead
 
     def wanted(self) -> bool:
-        """Whether any rank got a signal after its first iteration began; then `agreed` is set, the same on all."""
+        """Whether any rank got a signal after its first iteration began; if so, sets `agreed`, equal on all ranks."""
         if self.agreed is not None or self.iteration is None:
             return self.agreed is not None
         if self._world_size == 1:
@@ -65,11 +65,11 @@ class Stops:
         return self.agreed is not None
 
     def _common_iteration(self, current: int) -> int:
-        """An iteration that no rank can have ended: the next whose gradients are synchronized."""
+        """An iteration that no rank can have finished yet: the next whose gradients are synchronized."""
         return ((current + self._ahead) // self._accumulate + 1) * self._accumulate
 
     def due(self) -> Stop | None:
-        """The agreed stop, if the training ends after the iteration that ran last."""
+        """The agreed stop, if the run ends after the last iteration."""
         if not self.wanted() or self.agreed is None or self.iteration is None:
             return None
         return self.agreed if self.iteration >= self.agreed.iteration else None
@@ -86,9 +86,9 @@ class Stops:
 
 @contextlib.contextmanager
 def orderly_stops() -> Iterator[Stops]:
-    """Within this block SIGTERM and Ctrl-C end a training run after the current iteration; a second signal ends it now.
+    """Make SIGTERM and Ctrl-C end a training run after the current iteration; a second signal ends it at once.
 
-    Where no iteration has begun they raise SystemExit and KeyboardInterrupt, which lets a failed start clean up.
+    Before the first iteration they raise SystemExit and KeyboardInterrupt, so that the start can clean up.
     """
     stops = Stops()
 
@@ -112,9 +112,9 @@ def orderly_stops() -> Iterator[Stops]:
 
 
 def obeys_its_parent_alone(init: Callable[[int], None] | None) -> Callable[[int], None]:
-    """A DataLoader's worker_init_fn, before `init`, for workers that only their parent may end.
+    """A worker_init_fn of a DataLoader for workers that only their parent may end; it then calls `init`.
 
-    Ctrl-C and a launcher's SIGTERM reach the workers too, and the training's last iteration still needs them.
+    Ctrl-C and a launcher's SIGTERM reach the workers too, but the last iteration still needs them.
     """
 
     def init_worker(worker_id: int) -> None:

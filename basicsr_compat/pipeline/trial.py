@@ -1,4 +1,4 @@
-"""What `basicsr check` tries after reading the options: it builds all that they name and processes one batch.
+"""The trial of `basicsr check`: builds everything that the options name, and processes one batch.
 
 Nothing is written.
 """
@@ -30,32 +30,32 @@ from basicsr_compat.schema import OptionProblems, format_error
 
 
 class Report:
-    """Prints what was checked, and remembers the problems."""
+    """Prints the result of every check, and remembers the problems."""
 
     def __init__(self, traceback: bool) -> None:
         self.traceback = traceback
         self.problems: list[str] = []
 
     def good(self, subject: str, text: str = "") -> None:
-        """Nothing is wrong with `subject`; text: what was found."""
+        """Report that nothing is wrong with `subject`. text: what was found."""
         print(f"ok       {subject}{': ' if text else ''}{text}", flush=True)
 
     def skipped(self, subject: str, reason: str) -> None:
-        """`subject` was not tried."""
+        """Report that `subject` was not tried, and why."""
         print(f"skipped  {subject}: {reason}", flush=True)
 
     def problem(self, text: str) -> None:
-        """A problem, which names its subject itself."""
+        """Report a problem, whose text names its subject."""
         self.problems.append(text)
         print(f"problem  {text}", flush=True)
 
     def touches(self, section: str) -> bool:
-        """Whether a problem was found in a section."""
+        """Whether a section has a problem."""
         return any(problem.startswith((f"{section}.", f"{section}=", f"{section} ")) for problem in self.problems)
 
     @contextlib.contextmanager
     def trying(self, subject: str) -> Iterator[None]:
-        """Reports any exception as a problem with `subject`."""
+        """Report any exception in the block as a problem with `subject`."""
         try:
             yield
         except Exception as error:
@@ -76,8 +76,8 @@ def check(
 
     Args:
         args: the command line, see `add_option_file`.
-        root_path: folder in which a run would make its own.
-        metrics: of the metrics that must be built, type -> builder of a section.
+        root_path: folder in which a run would make its folders.
+        metrics: by type, functions that build a metric from its section.
         waiting_download: what a first run with these options would download, if anything.
     """
     try:
@@ -112,7 +112,7 @@ def check(
 
 
 def _why_not(sets: list[Items | None], problems: list[str], missing: list[str], report: Report) -> str | None:
-    """Why no batch can be put through."""
+    """The reason why no batch can be processed, if any."""
     if problems:
         return "the options are wrong"
     if None in sets:
@@ -154,7 +154,7 @@ def _millions(network: torch.nn.Module) -> str:
 
 
 def _memory() -> int:
-    """Bytes of this machine."""
+    """Bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -169,7 +169,7 @@ def _build(where: str, section: dict, build: Callable[[dict], object], report: R
 
 
 def _step(opt: dict, sets: list[Items], report: Report) -> None:
-    """One step of the training on images of its data set."""
+    """Try one training step on images of the data set."""
     options, dataset = opt["datasets"]["train"], sets[0]
     size, ratio = options["batch_size_per_gpu"], options.get("dataset_enlarge_ratio", 1)
     if math.ceil(len(dataset) * ratio) < size:
@@ -202,7 +202,7 @@ def _step(opt: dict, sets: list[Items], report: Report) -> None:
 
 
 def _restore(opt: dict, sets: list[Items], report: Report) -> None:
-    """The smallest image of the first data set."""
+    """Try to restore the smallest image of the first data set."""
     set_random_seed(opt["manual_seed"])
     model = build_model(opt)
     data = default_collate([sets[0][_smallest(sets[0])]])

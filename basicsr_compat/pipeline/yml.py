@@ -1,4 +1,4 @@
-"""Option files: YAML as people mean it, and an error where it would be read as something else."""
+"""Reads option files, and reports values that YAML takes for something else than they look like."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from basicsr_compat.schema import OptionProblems, format_error
 
 
 class OptionLoader(yaml.SafeLoader):
-    """BasicSR's loader runs Python tags, and reads 1e-4, which has no dot, as a string (YAML 1.1)."""
+    """A loader that runs no Python tags and reads 1e-4 as a number, unlike BasicSR's (YAML 1.1 wants a dot in it)."""
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """4e5 is a whole number, as total_iter must be one."""
+        """Read 4e5 as a whole number, as total_iter must be one."""
         value = self.construct_yaml_float(node)
         return int(value) if "." not in node.value and value.is_integer() else value
 
@@ -32,7 +32,7 @@ _MOST_OPTIONS, _DEEPEST = 100_000, 50
 
 
 def read_yml(path: str) -> tuple[dict, list[str]]:
-    """The content of an option file, and what of it YAML reads otherwise than it looks."""
+    """Read an option file; returns its content and the problems: values that YAML takes for something else."""
     text = _read_text(path)
     try:
         loader = OptionLoader(text)
@@ -68,7 +68,7 @@ def _read_text(path: str) -> str:
 
 
 def _repeated_keys(node: yaml.Node | None) -> Iterator[str]:
-    """YAML takes the last of several values of a key, and says nothing."""
+    """Say which keys are repeated; YAML silently takes the last value."""
     waiting, seen = [(node, "")], set()
     while waiting:
         node, where = waiting.pop()
@@ -90,7 +90,7 @@ def _repeated_keys(node: yaml.Node | None) -> Iterator[str]:
 
 
 def _misread_names(loader: OptionLoader, node: yaml.Node | None) -> Iterator[str]:
-    """Names that YAML takes for something else: `on` for true, 007 for 7."""
+    """Say which names YAML takes for something else: `on` for true, 007 for 7."""
     for where, scalar in _scalars(node):
         path = where.split(".")
         if path != ["name"] and (path[0] != "datasets" or path[2:] != ["name"]):
@@ -103,7 +103,7 @@ def _misread_names(loader: OptionLoader, node: yaml.Node | None) -> Iterator[str
 
 
 def _scalars(node: yaml.Node | None, where: str = "", depth: int = 3) -> Iterator[tuple[str, yaml.ScalarNode]]:
-    """The values of sections and of their sections, with their keys."""
+    """The values of all sections and subsections, with their keys."""
     if isinstance(node, yaml.ScalarNode):
         yield where, node
     elif isinstance(node, yaml.MappingNode) and depth:
@@ -112,7 +112,7 @@ def _scalars(node: yaml.Node | None, where: str = "", depth: int = 3) -> Iterato
 
 
 def _refuse_endless(opt: dict, path: str) -> None:
-    """Aliases of YAML let a short file stand for an endless one, which whoever copies or prints it would meet."""
+    """Refuse files that YAML's aliases make endless, because nothing could copy or print them."""
     waiting, count = [(opt, 0)], 0
     while waiting:
         value, depth = waiting.pop()
