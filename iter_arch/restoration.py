@@ -15,7 +15,16 @@ from iter_arch.precision import widened
 from iter_arch.progress import DECODE, ENCODE, EVALUATE, REFINE, Work
 from iter_arch.quantizer import expected_codes
 from iter_arch.regions import Canvas
-from iter_arch.sampling import LogitTiles, OnStep, Sampled, SamplingConfig, sample, start_of, start_of_redraw
+from iter_arch.sampling import (
+    LogitTiles,
+    OnStep,
+    Sampled,
+    SamplingConfig,
+    sample,
+    start_of,
+    start_of_redraw,
+    token_probabilities,
+)
 from iter_arch.swin import Biases
 from iter_arch.tiling import Tile, TileIndex, TilePiece, blend, blend_strips, make_tiles, run_tiles
 from iter_arch.tokenizer import CodeTokenizer, has_codes
@@ -104,7 +113,7 @@ class TiledNetworks:
         """Entropy in nats of the distribution of phi_r with nothing kept: (b, h, w) as for `refine` -> (b, 1, h, w)."""
         entropy = torch.empty(S_l.shape, device=S_l.device)
         for where, logits in self.refine(S_l, torch.zeros_like(m_l), S_l, m_l):
-            entropy[where] = torch.special.entr((logits.float() / temperature).softmax(1)).sum(1)
+            entropy[where] = torch.special.entr(token_probabilities(logits, temperature)).sum(1)
         return entropy[:, None]
 
     def sample(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from iter_arch.iter_arch import ITER
 from iter_arch.quantizer import Quantizer, all_codes
-from iter_arch.sampling import draw_tokens
+from iter_arch.sampling import draw_tokens, token_probabilities
 
 
 class Predictions(NamedTuple):
@@ -52,7 +52,7 @@ class TrainedNetworks(nn.Module):
         # The evaluator's opinion, not whether S_l is right: at test time the refiner does not get the truth either.
         m_l = evaluator_logits.detach().float().softmax(1)[:, 1] >= alpha[:, None, None]
         refiner_logits = self.refiner(S_h, m_t, S_l, m_l)
-        drawn = draw_tokens(refiner_logits.detach().float().softmax(1), uniform)
+        drawn = draw_tokens(token_probabilities(refiner_logits.detach()), uniform)
         S_r = torch.where(m_t, S_h, drawn)
         return Predictions(lq_logits, refiner_logits, self.evaluator.logits(S_r, evaluator), evaluator_logits, S_l, S_r)
 

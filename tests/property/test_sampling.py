@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from iter_arch.sampling import SamplingConfig, draw_tokens, keep_count, make_generators, sample, start_step
+from iter_arch.sampling import (
+    SamplingConfig,
+    draw_tokens,
+    keep_count,
+    make_generators,
+    sample,
+    start_step,
+    token_probabilities,
+)
 from iter_arch.schedule import mask_ratio
 from iter_arch.selection import top_k
 
@@ -212,6 +220,15 @@ def test_schedules_rise_from_0_to_1_for_numbers_and_tensors(schedule):
 
 def test_cosine_is_the_papers():
     assert mask_ratio("cosine", 1 / 3) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_probabilities_are_the_softmax_with_the_tokens_of_a_position_side_by_side(memory_format):
+    logits = torch.randn(2, 16, 3, 5, generator=torch.Generator().manual_seed(0)).to(memory_format=memory_format)
+    probabilities = token_probabilities(logits, 0.5)
+    torch.testing.assert_close(probabilities, (2 * logits).softmax(1))
+    assert probabilities.stride(1) == 1
+    assert token_probabilities(logits.bfloat16()).dtype == torch.float32
 
 
 def test_draws_follow_the_probabilities():
