@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from iter_arch.precision import widened
-
 # Rows of tokens whose outputs are yielded together, and the numbers that they may hold: of logits, sampling makes
 # several copies.
 STRIP_ROWS, STRIP_NUMBERS = 8, 3 * 2**20
@@ -118,6 +116,20 @@ def feather(axis: list[Span], factor: int, device: torch.device) -> dict[Span, T
     return weights
 
 
+def zero_band(output: Tensor, images: int, width: int) -> Tensor:
+    """Zeros (images, c, rows, width), at least float32, to which outputs like this one (k, c, rows, columns) are added.
+
+    They have the layout of the output: between two layouts, adding takes several times as long on a CPU.
+    """
+    pixels_first = output.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(
+        (images, output.shape[1], output.shape[2], width),
+        dtype=torch.promote_types(output.dtype, torch.float32),
+        device=output.device,
+        memory_format=torch.channels_last if pixels_first else torch.contiguous_format,
+    ).zero_()
+
+
 def blend_strips(
     pieces: Iterator[TilePiece], tiles: list[Tile], images: int, *, factor: int = 1
 ) -> Iterator[tuple[TileIndex, Tensor]]:
@@ -149,7 +161,7 @@ def blend_strips(
     for tile, where, output in pieces:
         start = factor * tile.rows.start
         if band is None:
-            band = widened(output.new_zeros(images, output.shape[1], output.shape[2], width))
+            band = zero_band(output, images, width)
             rows = feather(list(dict.fromkeys(tile.rows for tile in tiles)), factor, output.device)
             columns = feather(list(dict.fromkeys(tile.columns for tile in tiles)), factor, output.device)
         elif start > top:

@@ -87,3 +87,13 @@ def test_blending_goes_over_gradually_from_one_tile_to_the_next():
     pieces = ((tile, slice(0, 1), torch.full((1, 1, 8, 16), float(i))) for i, tile in enumerate(tiles))
     blended = blend(pieces, tiles, 1)
     assert blended[0, 0, 3, 10:18].tolist() == pytest.approx([0, 0, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 1, 1])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_blended_rows_keep_the_layout_of_the_outputs(layout):
+    tiles = make_tiles(24, 24, 16, 4)
+    picture = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    pieces = run_tiles(lambda x: x.contiguous(memory_format=layout), tiles, picture, batch=1)
+    for (_, rows), strip in blend_strips(pieces, tiles, 1):
+        torch.testing.assert_close(strip, picture[:, :, rows])
+        assert (strip.stride(1) == 1) == (layout == torch.channels_last)
