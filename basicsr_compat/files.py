@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 try:
     import fcntl
 except ImportError:  # Windows, which removes no open file
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # Windows has no such module
 
 from basicsr_compat.schema import format_error
 
