@@ -11,6 +11,9 @@ import basicsr_compat  # noqa: E402
 
 basicsr_compat.install_pipeline()
 
+# What PyTorch 2.14 draws from ten numbers with the seed 1; see the marker `draws`.
+DRAWN = [0, 5, 3]
+
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
@@ -31,6 +34,11 @@ def pytest_runtest_setup(item):
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+    if "draws" in item.keywords:
+        import torch
+
+        if torch.multinomial(torch.ones(10), 3, generator=torch.Generator().manual_seed(1)).tolist() != DRAWN:
+            pytest.skip("this PyTorch draws other random numbers")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -21,6 +22,10 @@ from basicsr.utils.misc import set_random_seed
 
 from basicsr_compat.rendezvous import meet
 from basicsr_compat.schema import OptionProblems, Positive, Rule, format_error, read_section
+
+# Seconds in which gloo's threads let go of the last tensors that they gathered. In PyTorch 2.6, a thread that has yet
+# to do so waits for the interpreter, which waits for it in destroy_process_group: one run in a hundred hung at its end.
+GLOO_PAUSE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,8 @@ def leave(watch: Watch | None, error: BaseException | None = None) -> None:
         return
     _forget_frames(error)
     gc.collect()
+    if torch.distributed.get_backend() == "gloo":
+        time.sleep(GLOO_PAUSE)
     if error is None:
         torch.distributed.destroy_process_group()
     elif torch.distributed.get_backend() == "gloo":

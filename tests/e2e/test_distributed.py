@@ -124,6 +124,7 @@ def test_the_frozen_vqgan_is_not_sent_between_ranks(ranks):
     assert [found["frozen_in_ddp"] for found in ranks] == [[], []]
 
 
+@pytest.mark.draws
 def test_ranks_see_different_images_crops_degradations_and_masks(ranks):
     seen = [found["first"] for found in ranks]
     for kind in range(5):  # gt, lq, m_t, alpha, uniform

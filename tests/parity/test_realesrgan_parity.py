@@ -161,6 +161,7 @@ NO_JPEG = {"jpeg_range": (98.0, 98.5), "jpeg_range2": (98.0, 98.5)}
 NO_BLUR = {"second_blur_prob": 0.0, "final_sinc_prob": 0.0, "blur_sigma": (0.2, 0.21), "sinc_prob": 0.0}
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize(
     ("scale", "given", "changed"),
     [

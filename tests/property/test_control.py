@@ -103,7 +103,7 @@ def test_a_step_map_marks_what_equation_6_says_and_T_s_follows(net):
     threshold[..., 12:] = 0.7
     assert torch.equal(seen[max(seen)], restored.good >= threshold)
     starts = [int(net.restore(lq, alpha=alpha).start_step) for alpha in (0.3, 0.7)]
-    assert starts[0] < int(restored.start_step) == max(seen) <= starts[1]
+    assert starts[0] <= int(restored.start_step) == max(seen) <= starts[1] and starts[0] < starts[1]
 
 
 @pytest.mark.parametrize("selection", ["evaluator", "confidence", "halton"])

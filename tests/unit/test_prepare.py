@@ -177,6 +177,7 @@ def test_a_photo_too_small_to_degrade_is_skipped(tmp_path, capsys):
     assert "tiny.png has 20x64 pixels" in capsys.readouterr().err
 
 
+@pytest.mark.draws
 def test_the_sample_photos_are_what_their_readme_says(tmp_path):
     sample = Path(__file__).parents[2] / "datasets" / "sample"
     assert "degrade datasets/sample/gt results/sample --scale 4 --seed 45" in (sample / "README.md").read_text()

@@ -104,6 +104,7 @@ def test_a_decoder_alone_and_its_average_keep_one_set_of_tokens(tmp_path, two_st
 # ---------------------------------------------------------------------------------------------------- codebook
 
 
+@pytest.mark.draws
 def test_kmeans_finds_every_cluster():
     centers = 10 * torch.eye(32)
     noise = 0.1 * torch.randn(32, 50, 32, generator=torch.Generator().manual_seed(0))
