@@ -331,10 +331,12 @@ def _frames(data: bytes, first: Photo, max_pixels: int) -> Iterator[Frame]:
             for index, page in enumerate(ImageSequence.Iterator(image)):
                 _check_size(page.width, page.height, max_pixels)
                 page.load()
-                content = _page(data, index) if deep else data
-                decoded = _decode_loaded(page, content, first.icc_profile)
-                photo = _photo(decoded._replace(frames=first.frames, color_chunks=first.color_chunks))
-                photo = photo if is_document else photo._replace(metadata=first.metadata)
+                photo = first
+                if index > 0:
+                    content = _page(data, index) if deep else data
+                    decoded = _decode_loaded(page, content, first.icc_profile)
+                    photo = _photo(decoded._replace(frames=first.frames, color_chunks=first.color_chunks))
+                    photo = photo if is_document else photo._replace(metadata=first.metadata)
                 duration = None if is_document else float(page.info.get("duration") or 0)
                 cover = index == 0 and bool(image.info.get("default_image"))
                 yield Frame(photo, duration, image.info.get("loop"), cover)

@@ -169,7 +169,7 @@ class _Workers:
             return [Result([Frame(one.photo, None, None, False)], one.start_step, seconds) for one in outcomes]
         except FAILURES as error:
             if len(group) == 1:
-                return [error]
+                return [_without_traceback(error)]
         return [outcome for item in group for outcome in self._restore_each(index, [item])]
 
     def _restore_frames(self, index: int, job: Job) -> Result:
@@ -206,6 +206,15 @@ class _Workers:
             "cancelled": self._stopped.is_set,
             "on_retry": lambda remedy: self._reporter.warn(f"{name}: out of GPU memory, {remedy}"),
         }
+
+
+def _without_traceback(error: Exception) -> Exception:
+    """An error that a future can hold as its result: its frames would hold the photo, and the future itself in turn."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 class _WriteBehind:

@@ -1,7 +1,9 @@
 """`basicsr upscale` and memory: what goes through together, how many images are held, what happens without enough."""
 
+import gc
 import threading
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -26,6 +28,27 @@ def test_neighbours_of_equal_size_go_through_together(bicubic_net, photo_folder,
     assert names(tmp_path / "out") == [f"{index}.png" for index in range(8)]
     expected = enlarge(levels((6, 30), seed=6))
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "6.png")), expected)
+
+
+@pytest.mark.parametrize("frames", ["first", "all"])
+def test_a_photo_that_fails_is_let_go_of(bicubic_net, photo_folder, tmp_path, monkeypatch, frames):
+    """Without waiting for the garbage collector, which counts objects and not their bytes."""
+    pictures = [Image.fromarray(levels((6, 9), seed=seed)) for seed in (0, 1)]
+    pictures[0].save(photo_folder / "a.gif", save_all=True, append_images=pictures[1:], duration=40)
+    inputs = []
+
+    def restore(lq, **options):
+        inputs.append(weakref.ref(lq))
+        raise MemoryError
+
+    monkeypatch.setattr(bicubic_net, "restore", restore)
+    gc.collect()
+    gc.disable()
+    try:
+        assert run(photo_folder, tmp_path / "out", "--ext", "auto", "--frames", frames) == 1
+        assert len(inputs) == 1 and inputs[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_reading_restoring_and_writing_overlap_and_few_images_are_held(
