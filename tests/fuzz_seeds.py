@@ -8,6 +8,9 @@ import numpy as np
 from photos import chunk, encoded, png, tiff16
 from PIL import Image, ImageCms, features
 
+# Side of a canvas that is far larger than its file. Test sets degrade it, which takes half a second a megapixel.
+CANVAS = 2_000
+
 
 def with_checksums(data):
     """A PNG file with the checksums of what is in its chunks, so that its readers get to see that."""
@@ -92,7 +95,7 @@ def hostile():
         files += [encoded(rgb, kind, exif=exif) for kind in ("PNG", "JPEG", "WEBP")]
     for profile in (bytes(128), struct.pack(">I", 2**31) + bytes(124), b"\xff" * 3000, bytes(2**20)):
         files += [encoded(rgb, kind, icc_profile=profile) for kind in ("PNG", "JPEG", "WEBP", "TIFF")]
-    return [*files, *_canvases(rgb)]
+    return [*files, *canvases(CANVAS)]
 
 
 def _exif_blocks():
@@ -109,9 +112,10 @@ def _exif_blocks():
     )
 
 
-def _canvases(rgb):
-    """Animations and images of a few pixels on a canvas of 13,000 x 13,000."""
-    size, moving = 13_000, {"save_all": True, "append_images": [Image.new("RGB", (9, 9), "red")], "duration": 50}
+def canvases(size):
+    """Animations of a few pixels on a canvas of `size` x `size`: WebP, GIF, APNG."""
+    rgb, moving = Image.new("RGB", (9, 9)), {"save_all": True, "duration": 50}
+    moving["append_images"] = [Image.new("RGB", (9, 9), "red")]
     webp = bytearray(encoded(rgb, "WEBP", **moving))
     place = webp.index(b"VP8X") + 12
     webp[place : place + 6] = 2 * (size - 1).to_bytes(3, "little")
