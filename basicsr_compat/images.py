@@ -34,6 +34,8 @@ SUFFIXES = tuple(
 MAX_PIXELS = 178_956_970
 # MPO: a JPEG of a phone, whose further images are a map of brightness or depth, or a smaller copy.
 _KINDS = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}
+# Bytes. A larger file is not read whole before it is known to be an image.
+_LARGE = 2**27
 _T = TypeVar("_T")
 
 
@@ -176,15 +178,20 @@ def is_whole(path: str | os.PathLike) -> bool:
 
 
 def content_of(path: str | os.PathLike) -> bytes:
-    """Read a file that is no device or pipe.
+    """Read an image file that is no device or pipe.
 
     Raises:
-        UnreadableImage: it is a device or a pipe, which may never end.
+        UnreadableImage: it is a device or a pipe, which may never end; or it is larger than most photos, and its first
+            bytes are not those of an image.
         OSError, ValueError: as `open`.
     """
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise UnreadableImage("it is a device or a pipe, not a file")
-    return Path(path).read_bytes()
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > _LARGE and not _starts_as_tiff(path):
+            pixels.identify(file)  # not closed: that would close the file
+            file.seek(0)
+        return file.read()
 
 
 def printable(text: str) -> str:

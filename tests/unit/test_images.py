@@ -235,6 +235,16 @@ def test_decompression_bomb_is_refused_with_its_size(tmp_path):
         read_photo(file_of(tmp_path, b"\x89PNG\r\n\x1a\n" + header + body))
 
 
+def test_a_huge_file_of_another_kind_is_refused_before_it_is_read(tmp_path, rng):
+    path = file_of(tmp_path, encoded(random_pixels(rng, 3), "PNG"))
+    os.truncate(path, 2**28)  # a photo with much behind it
+    assert read_photo(path).kind == "png"
+    path = file_of(tmp_path, b"no photo")
+    os.truncate(path, 2**42)  # sparse: takes no room on the disk, and no memory has room for it
+    with pytest.raises(UnreadableImage, match="not an image of a known kind"):
+        read_photo(path)
+
+
 def test_the_canvas_of_an_animation_counts_and_not_its_frames(rng):
     frames = [Image.fromarray(random_pixels(rng, 3)) for _ in range(2)]
     data = bytearray(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
