@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basicsr_compat.images import is_image, read_photo
-from iter_arch.color import low_frequencies
 from iter_data import SecondOrderDegradationDataset
+from iter_model.color_metric import color_error
 from iter_model.pyiqa_metric import build_metric, pyiqa
 from iter_model.vgg_loss import VGGLoss
 
-# Levels of blur for the color error: about what the eye sees as the hue of an area.
-COLOR_LEVELS = 5
 DIGITS = {"psnr": 2, "ssim": 3, "vgg": 3, "lpips": 3, "dists": 3, "maniqa": 3, "clipiqa": 3}
 
 
@@ -86,12 +84,6 @@ def laplacian_energy(image: Tensor) -> float:
     return float(F.conv2d(image.mean(1, keepdim=True), kernel).square().mean())
 
 
-def color_error(measured: Measured) -> float:
-    """In levels of 255."""
-    difference = low_frequencies(measured.image - upsample(measured.photo, measured.scale), COLOR_LEVELS)
-    return 255 * float(difference.abs().mean())
-
-
 def niqe(measured: Measured) -> float:
     """NaN for images that are flat or too small for its patches."""
     try:
@@ -104,7 +96,7 @@ def niqe(measured: Measured) -> float:
 
 WITHOUT_GT: dict[str, Metric] = {
     "niqe": niqe,
-    "color": color_error,
+    "color": lambda measured: color_error(measured.image, measured.photo.lq),
 }
 WITH_GT: dict[str, Metric] = {
     "psnr": lambda measured: calculate_psnr(**measured.pair),

@@ -38,7 +38,7 @@ Metric = Annotated[
     Section,
     type_in(
         "metric",
-        without=("img", "img2"),
+        without=("img", "img2", "lq"),
         also={"better": Literal["higher", "lower"], "crop_border": Natural},
         # BasicSR's metrics take any keyword and look at none.
         swallows=lambda metric: metric.__module__.startswith("basicsr."),

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from basicsr_compat.pipeline.data import ReadableLoader, readable
 from basicsr_compat.pipeline.distributed import key_value_store
 from basicsr_compat.pipeline.image_names import result_path
+from basicsr_compat.pipeline.metric_rules import takes_lq
 from basicsr_compat.pipeline.stops import ValidationStopped
 from iter_model.collectives import all_reduce_sum
 from iter_model.options import ModelOptions, ValOptions
@@ -113,7 +114,7 @@ class ValidationMixin(BaseModel):
             self.feed_data(data)
             self.test()
             image = tensor2img([self.output])
-            share.results[index] = self._measure(image) | self._measure_bicubic(data)
+            share.results[index] = self._measure(image, data) | self._measure_bicubic(data)
             name = loader.name_of(index, data)
             if save_img:
                 imwrite(image, self._result_path(loader.dataset.opt["name"], name, current_iter))
@@ -133,17 +134,19 @@ class ValidationMixin(BaseModel):
                 raise stop
         return results, dict(ChainMap(*(one.pictures for one in shares)))
 
-    def _measure(self, image: np.ndarray) -> dict[str, float]:
-        """Metrics of image (H, W, 3) uint8 BGR against the GT of the last data, where there is one."""
+    def _measure(self, image: np.ndarray, data: Mapping[str, Tensor]) -> dict[str, float]:
+        """Metrics of image (H, W, 3) uint8 BGR, restored from the last data, against its GT where there is one."""
         images = {"img": image} if self.gt is None else {"img": image, "img2": tensor2img([self.gt])}
-        return {name: float(calculate_metric(images, opt)) for name, opt in (self.val.metrics or {}).items()}
+        with_lq = images | {"lq": tensor2img([data["lq"]])} if "lq" in data else images
+        metrics = (self.val.metrics or {}).items()
+        return {name: float(calculate_metric(with_lq if takes_lq(opt) else images, opt)) for name, opt in metrics}
 
     def _measure_bicubic(self, data: Mapping[str, Tensor]) -> dict[str, float]:
         """The same of upsampling data['lq'] (1, 3, h, w), where the yml asks for it."""
         if not self.val.bicubic:
             return {}
         bicubic = functional.interpolate(data["lq"], self.output.shape[-2:], mode="bicubic")
-        scores = self._measure(tensor2img([bicubic]))
+        scores = self._measure(tensor2img([bicubic]), data)
         return {f"{metric}{BICUBIC}": score for metric, score in scores.items()}
 
     def _take_turns(self, count: int) -> Iterator[int]:

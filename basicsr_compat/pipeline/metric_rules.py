@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from basicsr_compat.pipeline.sections import find_type
-from basicsr_compat.schema import format_value, nearest
+from basicsr_compat.schema import format_value, nearest, requires
 
 # BasicSR's metrics; those of others say it by an attribute: `metric.better = lambda section: "lower"`.
 _BETTER = {"calculate_psnr": "higher", "calculate_ssim": "higher", "calculate_niqe": "lower"}
@@ -18,6 +18,11 @@ def better_of(section: Mapping[str, Any]) -> str | None:
         return section.get("better")
     says = getattr(find_type("metric", section["type"]), "better", None)
     return says(section) if says else _BETTER.get(section["type"])
+
+
+def takes_lq(section: Mapping[str, Any]) -> bool:
+    """Whether the metric of a section looks at the image that was restored; BasicSR passes none."""
+    return requires(find_type("metric", section["type"]), "lq")
 
 
 def key_metric_problems(opt: dict) -> Iterator[str]:

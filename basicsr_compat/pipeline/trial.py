@@ -23,6 +23,7 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from basicsr_compat.pipeline.data import build_set
+from basicsr_compat.pipeline.metric_rules import takes_lq
 from basicsr_compat.pipeline.options import examine
 from basicsr_compat.pipeline.randomness import Items
 from basicsr_compat.pipeline.sections import build_on_meta
@@ -213,8 +214,10 @@ def _restore(opt: dict, sets: list[Items], report: Report) -> None:
     images = {"img": tensor2img([model.output])}
     if "gt" in data:
         images["img2"] = tensor2img([data["gt"]])
+    lq = {"lq": tensor2img([data["lq"]])}
     scores = {
-        name: calculate_metric(images, dict(metric)) for name, metric in (opt["val"].get("metrics") or {}).items()
+        name: calculate_metric(images | lq if takes_lq(metric) else images, dict(metric))
+        for name, metric in (opt["val"].get("metrics") or {}).items()
     }
     height, width = data["lq"].shape[-2:]
     measured = "".join(f", {name} {float(score):.4g}" for name, score in scores.items())

@@ -43,10 +43,11 @@ def test_every_sample_photo_is_restored_to_its_size(demo):
 def test_results_are_measured_next_to_bicubic_upsampling(demo):
     _, output = demo
     value = {name: float(number) for name, number in re.findall(r"# (.+): ([\d.]+)", output)}
-    metrics = {"psnr", "ssim", "niqe"}
+    metrics = {"psnr", "ssim", "niqe", "color"}
     assert set(value) == metrics | {f"{metric} of bicubic" for metric in metrics}
     # What random weights, or those of another network, are far from.
     assert value["psnr"] > 20.5 and value["ssim"] > 0.5
+    assert value["color"] < 1.3 and value["color of bicubic"] < 0.1
 
 
 def test_noise_is_gone_from_flat_areas(demo):

@@ -3,6 +3,7 @@
 import math
 import os
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -74,6 +75,17 @@ def test_ssim_loss_agrees_with_basicsrs_metric():
     loss = build_loss({"type": "SSIMLoss", "loss_weight": 0.5})
     assert loss(image, target).item() == pytest.approx(0.5 * (1 - expected), abs=2e-3)
     assert loss(target, target).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_color_error_is_in_levels_and_passes_over_texture():
+    rng = np.random.default_rng(0)
+    lq = cv2.resize(rng.integers(50, 200, (3, 3, 3), dtype=np.uint8), (32, 32), interpolation=cv2.INTER_CUBIC)
+    result = cv2.resize(lq, (128, 128), interpolation=cv2.INTER_CUBIC).astype(int)
+    texture = rng.integers(-30, 31, (128, 128, 1))
+    options = {"type": "calculate_color_error"}
+    for cast in (0, 12):
+        image = (result + texture + cast).clip(0, 255).astype(np.uint8)
+        assert calculate_metric({"img": image, "lq": lq}, options) == pytest.approx(cast, abs=0.7)
 
 
 def test_pyiqa_metric_gives_psnr_and_no_value_without_gt():
