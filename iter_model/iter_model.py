@@ -26,7 +26,7 @@ class ITERModel(WholeITERMixin):
     Besides the declared sections it needs network_g of type ITER, and reads from the section path:
 
     pretrain_network_vqgan: a checkpoint of stage I, whose params_ema are taken where it has some, or a whole ITER. A
-        training run needs it unless pretrain_network_g has a VQGAN; to resume, it is always needed.
+        training run needs it unless the yml's pretrain_network_g has a VQGAN.
     pretrain_network_g: a whole ITER, which may be of the authors' release, or a checkpoint of this model.
     """
 
@@ -58,8 +58,8 @@ class ITERModel(WholeITERMixin):
         paths = self.options.paths
         if paths.pretrain_network_g:
             self._load_trained(paths.pretrain_network_g)
-        if paths.pretrain_network_vqgan:
-            self._load_vqgan(paths.pretrain_network_vqgan)
+        if self._vqgan_source:
+            self._load_vqgan(self._vqgan_source)
         if self.is_train and self.train.codebook_init and not paths.pretrain_network_g:
             init_from_codebook(self.iter, self.iter.vqgan.quantizer)
 
@@ -68,7 +68,7 @@ class ITERModel(WholeITERMixin):
         self.take_sampling(checkpoint, source)
         state = checkpoint.state
         whole = any(name.startswith("vqgan.") for name in state)
-        if not whole and not self.options.paths.pretrain_network_vqgan:
+        if not whole and not self._vqgan_source:
             raise ValueError(
                 f"path.pretrain_network_g={source!r} holds no VQGAN: name one in path.pretrain_network_vqgan, or take "
                 "the whole, iter_latest.safetensors or iter_best.safetensors of the same folder"
@@ -87,8 +87,12 @@ class ITERModel(WholeITERMixin):
     @property
     def frozen_source(self) -> str | None:
         """See `WholeITERMixin`."""
-        paths = self.options.paths
-        return paths.pretrain_network_vqgan or paths.pretrain_network_g
+        return self._vqgan_source or self.options.paths.pretrain_network_g
+
+    @property
+    def _vqgan_source(self) -> str | None:
+        """The checkpoint of the VQGAN; None where pretrain_network_g has it."""
+        return self.options.paths.pretrain_network_vqgan or self.options.paths.started_from
 
     def init_training_settings(self) -> None:
         """Set up the average, the losses, the pool, the optimizer, and the scheduler; BasicSR's name for it."""

@@ -249,10 +249,12 @@ class Paths:
     """What the models read of the section `path`, with the run's folders, which BasicSR adds to it.
 
     pretrain_network_*: checkpoints to start from; BasicSR sets them where it resumes.
+    started_from: the pretrain_network_g of the yml, in a run that was resumed.
     param_key_g: the state dict of pretrain_network_g to load; ~ for params in a training run, params_ema in a test.
     """
 
     pretrain_network_g: str | None = None
+    started_from: str | None = None
     param_key_g: str | None = None
     pretrain_network_d: str | None = None
     pretrain_network_vqgan: str | None = None

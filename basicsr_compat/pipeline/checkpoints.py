@@ -246,8 +246,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     BasicSR's searches the working directory, needs a CUDA device, and crashes on a truncated state.
 
     Args:
-        opt: the options; with auto_resume the newest state whose networks are whole becomes path.resume_state, and the
-            networks' paths are those of the state.
+        opt: the options; with auto_resume the newest state whose networks are whole becomes path.resume_state, the
+            networks' paths are those of the state, and path.started_from is what pretrain_network_g was.
 
     Raises:
         OptionProblems: the state named in path.resume_state, or one of its networks, is damaged or missing.
@@ -265,6 +265,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
              "that was never stopped")  # fmt: skip
     elif drawn:
         opt["manual_seed"] = _of_rank(state, opt)["manual_seed"]
+    opt["path"]["started_from"] = opt["path"].get("pretrain_network_g")
     check_resume(opt, state["iter"])
     return state
 

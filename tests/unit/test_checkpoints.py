@@ -153,8 +153,10 @@ def test_auto_resume_takes_the_newest_whole_checkpoint(model, tmp_path, capsys, 
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     opt = options(tmp_path, auto_resume=True)
+    opt["path"]["pretrain_network_g"] = "weights.pth"
     assert load_resume_state(opt)["iter"] == 9
     assert opt["path"]["pretrain_network_g"] == str(tmp_path / "net_g_9.pth")
+    assert opt["path"]["started_from"] == "weights.pth"
     assert "passes over" in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob("*.tmp*")] == ["notes.tmp-1"]
 

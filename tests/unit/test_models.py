@@ -270,6 +270,23 @@ def test_resuming_keeps_the_frozen_vqgan(tmp_path):
         assert torch.equal(model.iter.state_dict()[key], value)
 
 
+def test_a_run_that_started_from_a_whole_iter_resumes_with_its_vqgan(tmp_path):
+    whole = tmp_path / "whole.safetensors"
+    source = iter_model_of(tmp_path, vqgan=None)
+    save_pretrained(source.iter, whole)
+    train(source, 1, PAIRS)
+    source.save(0, 1)
+    opt = copy.deepcopy(source.opt)
+    opt["train"]["scheduler"]["type"] = "MultiStepLR"
+    opt["path"] |= {"pretrain_network_vqgan": None, "pretrain_network_g": str(tmp_path / "models" / "net_g_1.pth")}
+    with pytest.raises(ValueError, match="holds no VQGAN"):
+        build_model(copy.deepcopy(opt))
+    opt["path"]["started_from"] = str(whole)
+    model = build_model(opt)
+    for key, value in source.iter.state_dict().items():
+        assert torch.equal(model.iter.state_dict()[key], value)
+
+
 def test_masks_follow_algorithm_1(tmp_path):
     model = iter_model_of(tmp_path)
     m_t, alpha, uniform = model.draw_training_masks(torch.Size((2000, 4, 4)))
