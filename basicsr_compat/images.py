@@ -34,8 +34,10 @@ SUFFIXES = tuple(
 MAX_PIXELS = 178_956_970
 # MPO: a JPEG of a phone, whose further images are a map of brightness or depth, or a smaller copy.
 _KINDS = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}
-# Bytes. A larger file is not read whole before it is known to be an image.
+# Bytes. A larger file is read whole only where it starts like an image.
 _LARGE = 2**27
+# The starts of files whose damage `read_photo` mends before Pillow sees them, or which OpenCV reads.
+_REPAIRED = (png.SIGNATURE[:4], jpeg.SIGNATURE, *pixels.TIFF_STARTS)
 _T = TypeVar("_T")
 
 
@@ -188,9 +190,11 @@ def content_of(path: str | os.PathLike) -> bytes:
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise UnreadableImage("it is a device or a pipe, not a file")
     with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size > _LARGE and not _starts_as_tiff(path):
-            pixels.identify(file)  # not closed: that would close the file
-            file.seek(0)
+        start = file.read(4)
+        file.seek(0)
+        if os.fstat(file.fileno()).st_size > _LARGE and not start.startswith(_REPAIRED):
+            with pixels.identify(file):
+                file.seek(0)
         return file.read()
 
 
@@ -232,6 +236,8 @@ def _of_file(path: str | os.PathLike, read: Callable[[bytes], _T]) -> _T:
     """Call `read` with a file's content; an UnreadableImage names the file."""
     try:
         data = _named(path, lambda: content_of(path))
+    except UnreadableImage:
+        raise
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror or error}") from error
     except ValueError as error:  # a name with a NUL

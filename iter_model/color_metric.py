@@ -1,17 +1,14 @@
-"""The color error: whether flat areas have kept the hue of the photo, which PSNR and NIQE hardly notice."""
-
-from collections.abc import Mapping
-from typing import Any
+"""The color error: how far areas are from the color and brightness of the photo, which NIQE does not notice."""
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from basicsr_compat import register
 from iter_arch.color import low_frequencies
+from iter_model.pyiqa_metric import rgb_tensor
 
-# About what the eye sees as the hue of an area.
+# About what the eye sees as the color of an area.
 COLOR_LEVELS = 5
 
 
@@ -30,24 +27,18 @@ def color_error(image: Tensor, lq: Tensor) -> float:
 
 
 @register("metric")
-def calculate_color_error(img: np.ndarray, lq: np.ndarray, img2: np.ndarray | None = None) -> float:
+def calculate_color_error(
+    img: np.ndarray, lq: np.ndarray, img2: np.ndarray | None = None, crop_border: int = 0, better: str = "lower"
+) -> float:
     """`color_error` as a metric of the yml.
 
     Args:
         img: the result, (H, W, 3) uint8 BGR, as BasicSR passes it.
-        lq: the image that was restored, (h, w, 3) uint8 BGR.
-        img2: the GT, which does not matter here.
+        lq: the LQ image, (h, w, 3) uint8 BGR.
+        img2, crop_border, better: what BasicSR passes to all metrics; they change nothing here.
     """
-    return color_error(_tensor(img), _tensor(lq))
+    return color_error(rgb_tensor(img), rgb_tensor(lq))
 
 
-def better(section: Mapping[str, Any]) -> str:
-    """Which values are better, for the check of val.key_metric."""
-    return "lower"
-
-
-calculate_color_error.better = better  # type: ignore[attr-defined]  # mypy knows no attributes of functions
-
-
-def _tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255
+# For the check of val.key_metric.
+calculate_color_error.better = lambda section: "lower"  # type: ignore[attr-defined]  # mypy knows no such attributes

@@ -26,7 +26,8 @@ class ITERModel(WholeITERMixin):
     Besides the declared sections it needs network_g of type ITER, and reads from the section path:
 
     pretrain_network_vqgan: a checkpoint of stage I, whose params_ema are taken where it has some, or a whole ITER. A
-        training run needs it unless the yml's pretrain_network_g has a VQGAN.
+        training run needs it unless the yml's pretrain_network_g has a VQGAN. To resume under BasicSR's own train.py,
+        it is always needed.
     pretrain_network_g: a whole ITER, which may be of the authors' release, or a checkpoint of this model.
     """
 
@@ -69,16 +70,22 @@ class ITERModel(WholeITERMixin):
         state = checkpoint.state
         whole = any(name.startswith("vqgan.") for name in state)
         if not whole and not self._vqgan_source:
-            raise ValueError(
-                f"path.pretrain_network_g={source!r} holds no VQGAN: name one in path.pretrain_network_vqgan, or take "
-                "the whole, iter_latest.safetensors or iter_best.safetensors of the same folder"
-            )
+            raise ValueError(self._without_vqgan(source))
         load_strictly(self.iter if whole else TrainedNetworks(self.iter), state, source)
         get_root_logger().info(f"Loaded {'ITER' if whole else 'its trained networks'} from {source}")
+
+    @staticmethod
+    def _without_vqgan(source: str) -> str:
+        return (
+            f"path.pretrain_network_g={source!r} holds no VQGAN: name one in path.pretrain_network_vqgan, or take "
+            "the whole, iter_latest.safetensors or iter_best.safetensors of the same folder"
+        )
 
     def _load_vqgan(self, source: str) -> None:
         state = read_weights(source).state
         part = {key.removeprefix("vqgan."): value for key, value in state.items() if key.startswith("vqgan.")}
+        if not part and source == self.options.paths.started_from:
+            raise ValueError(self._without_vqgan(source))
         load_strictly(self.iter.vqgan, part or state, source)
         get_root_logger().info(f"Loaded SwinVQGAN from {source}")
         if self.is_train:

@@ -90,6 +90,11 @@ def build_metric(
     return _build(metric, device, json.dumps(options, sort_keys=True))
 
 
+def rgb_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 BGR, as BasicSR passes it to metrics -> (1, 3, H, W) RGB in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float()[None] / 255
+
+
 @register("metric")
 def pyiqa(
     img: np.ndarray,
@@ -119,8 +124,7 @@ def pyiqa(
 
     def tensor(image: np.ndarray) -> torch.Tensor:
         height, width = image.shape[:2]
-        rgb = image[crop_border : height - crop_border, crop_border : width - crop_border, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float()[None] / 255
+        return rgb_tensor(image[crop_border : height - crop_border, crop_border : width - crop_border])
 
     images = [img]
     if net.metric_mode == "FR":

@@ -53,6 +53,7 @@ class ValidationMixin(BaseModel):
 
     options: ModelOptions[Any, Any]
     val: ValOptions
+    metrics_get_lq = True  # what `check` hands to them too
     output: Tensor
     gt: Any
 

@@ -1,6 +1,7 @@
 """What stages II to IV share: pairs of LQ and GT for a whole ITER, its validation, and its checkpoints."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -177,13 +178,24 @@ class WholeITERMixin(ValidationMixin, TrainingMixin):
 
     def training_state(self, current_iter: int) -> dict[str, Any]:
         """See `TrainingMixin`."""
-        state = super().training_state(current_iter) | {"frozen": self.frozen}
+        state = super().training_state(current_iter) | {"frozen": self.frozen, "sampling": asdict(self.iter.sampling)}
         return state if self.pool is None else state | {"pool": self.pool.state_dict()}
+
+    def _resume_sampling(self, section: Mapping[str, Any] | None) -> None:
+        """Sample as before, unless the yml says how: the checkpoint of a resumed run does not know."""
+        if section is None or self.options.network_g.get("sampling"):
+            return
+        sampling = SamplingConfig(**section)
+        for net in (self.iter, getattr(self, "iter_ema", self.iter)):
+            net.sampling = sampling
+        if self.val.sampling is None:
+            self.sampling = sampling
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """See `TrainingMixin`. Raises ValueError where the frozen weights differ from those of the state."""
         refuse_others(self.frozen, state.get("frozen"))
         super().load_training_state(state)
+        self._resume_sampling(state.get("sampling"))
         # A pool whose size was changed in the yml starts empty.
         if self.pool is not None and state.get("pool", {}).get("size") == self.pool.size:
             self.pool.load_state_dict(state["pool"], self.device)

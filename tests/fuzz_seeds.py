@@ -8,7 +8,7 @@ import numpy as np
 from photos import chunk, encoded, png, tiff16
 from PIL import Image, ImageCms, features
 
-# Side of a canvas that is far larger than its file. Test sets degrade it, which takes half a second a megapixel.
+# Side of a canvas that is far larger than its file. Test data sets degrade it: half a second per megapixel.
 CANVAS = 2_000
 
 

@@ -127,7 +127,10 @@ def _heif(file: IO[bytes]) -> Image.Image:
     except ImportError:
         raise UnreadableImage("it is a HEIC file, which needs another package: pip install pillow-heif") from None
     file.seek(0)
-    return HeifImageFile(file, "")
+    try:
+        return HeifImageFile(file, "")
+    except Exception as error:  # what parsers raise on arbitrary bytes has no common base
+        raise UnreadableImage(f"it is damaged ({error})") from error
 
 
 def _is_targa(file: IO[bytes]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from basicsr_compat.pipeline.sections import find_type
-from basicsr_compat.schema import format_value, nearest, requires
+from basicsr_compat.schema import declared, format_value, nearest
 
 # BasicSR's metrics; those of others say it by an attribute: `metric.better = lambda section: "lower"`.
 _BETTER = {"calculate_psnr": "higher", "calculate_ssim": "higher", "calculate_niqe": "lower"}
@@ -21,8 +21,8 @@ def better_of(section: Mapping[str, Any]) -> str | None:
 
 
 def takes_lq(section: Mapping[str, Any]) -> bool:
-    """Whether the metric of a section looks at the image that was restored; BasicSR passes none."""
-    return requires(find_type("metric", section["type"]), "lq")
+    """Whether the metric of a section has an argument for the LQ image; BasicSR passes none."""
+    return "lq" in declared(find_type("metric", section["type"])).annotations
 
 
 def key_metric_problems(opt: dict) -> Iterator[str]:

@@ -75,7 +75,7 @@ def quiet_get(get: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def needing_ground_truth(calculate: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap calculate_metric so that its error names a metric that needs a ground truth."""
+    """Wrap calculate_metric so that its error names a metric that needs a ground truth, or the LQ image."""
 
     @functools.wraps(calculate)
     def calculate_metric(data, opt):
@@ -83,6 +83,11 @@ def needing_ground_truth(calculate: Callable[..., Any]) -> Callable[..., Any]:
             raise OptionProblems(
                 f"metric {opt['type']} compares with the ground truth, which this dataset does not have; set its "
                 "dataroot_gt, or take the metric out of val.metrics"
+            )
+        if "lq" not in data and requires(METRIC_REGISTRY.get(opt["type"]), "lq"):
+            raise OptionProblems(
+                f"metric {opt['type']} looks at the LQ image, which this model does not hand to its metrics; take the "
+                "metric out of val.metrics"
             )
         return calculate(data, opt)
 

@@ -214,9 +214,9 @@ def _restore(opt: dict, sets: list[Items], report: Report) -> None:
     images = {"img": tensor2img([model.output])}
     if "gt" in data:
         images["img2"] = tensor2img([data["gt"]])
-    lq = {"lq": tensor2img([data["lq"]])}
+    with_lq = images | {"lq": tensor2img([data["lq"]])} if getattr(model, "metrics_get_lq", False) else images
     scores = {
-        name: calculate_metric(images | lq if takes_lq(metric) else images, dict(metric))
+        name: calculate_metric(with_lq if takes_lq(metric) else images, dict(metric))
         for name, metric in (opt["val"].get("metrics") or {}).items()
     }
     height, width = data["lq"].shape[-2:]

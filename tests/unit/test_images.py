@@ -239,10 +239,25 @@ def test_a_huge_file_of_another_kind_is_refused_before_it_is_read(tmp_path, rng)
     path = file_of(tmp_path, encoded(random_pixels(rng, 3), "PNG"))
     os.truncate(path, 2**28)  # a photo with much behind it
     assert read_photo(path).kind == "png"
+    damaged = file_of(tmp_path, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "damaged.heic")
+    os.truncate(damaged, 2**28)
+    with pytest.raises(UnreadableImage, match="damaged.heic: it is (damaged|a HEIC file)"):
+        read_photo(damaged)
+    assert image_kind(damaged) is None
     path = file_of(tmp_path, b"no photo")
     os.truncate(path, 2**36)  # sparse: takes no room on the disk
-    with pytest.raises(UnreadableImage, match="not an image of a known kind"):
+    with pytest.raises(UnreadableImage, match="^[^:]*: it is not an image of a known kind"):
         read_photo(path)
+
+
+def test_a_large_png_with_a_damaged_chunk_is_read_like_a_small_one(tmp_path, rng):
+    pixels = random_pixels(rng, 3)
+    gamma = bytearray(chunk(b"gAMA", (45455).to_bytes(4, "big")))
+    gamma[-1] ^= 1
+    path = file_of(tmp_path, png(pixels, 2, bytes(gamma)))
+    for size in (os.path.getsize(path), 2**28):
+        os.truncate(path, size)
+        assert np.array_equal(np.rint(255 * read_photo(path).rgb), pixels)
 
 
 def test_the_canvas_of_an_animation_counts_and_not_its_frames(rng):

@@ -82,7 +82,7 @@ def test_color_error_is_in_levels_and_passes_over_texture():
     lq = cv2.resize(rng.integers(50, 200, (3, 3, 3), dtype=np.uint8), (32, 32), interpolation=cv2.INTER_CUBIC)
     result = cv2.resize(lq, (128, 128), interpolation=cv2.INTER_CUBIC).astype(int)
     texture = rng.integers(-30, 31, (128, 128, 1))
-    options = {"type": "calculate_color_error"}
+    options = {"type": "calculate_color_error", "crop_border": 4, "better": "lower"}  # as all metrics of a yml
     for cast in (0, 12):
         image = (result + texture + cast).clip(0, 255).astype(np.uint8)
         assert calculate_metric({"img": image, "lq": lq}, options) == pytest.approx(cast, abs=0.7)

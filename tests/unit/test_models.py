@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from basicsr.models import build_model
-from small_models import iter_model_of, options, vqgan_model
+from small_models import iter_model_of, iter_options, options, vqgan_model
 from small_networks import VQGAN, config, photo, small_iter
 
 from basicsr_compat.schema import OptionProblems, read_section
@@ -272,8 +272,13 @@ def test_resuming_keeps_the_frozen_vqgan(tmp_path):
 
 def test_a_run_that_started_from_a_whole_iter_resumes_with_its_vqgan(tmp_path):
     whole = tmp_path / "whole.safetensors"
-    source = iter_model_of(tmp_path, vqgan=None)
-    save_pretrained(source.iter, whole)
+    net = small_iter(seed=3)
+    net.sampling = SamplingConfig(alpha=0.25, fidelity=0.5)
+    save_pretrained(net, whole)
+    opt = iter_options(tmp_path)
+    opt["path"] |= {"pretrain_network_vqgan": None, "pretrain_network_g": str(whole)}
+    source = build_model(opt)
+    assert source.sampling == net.sampling
     train(source, 1, PAIRS)
     source.save(0, 1)
     opt = copy.deepcopy(source.opt)
@@ -281,8 +286,13 @@ def test_a_run_that_started_from_a_whole_iter_resumes_with_its_vqgan(tmp_path):
     opt["path"] |= {"pretrain_network_vqgan": None, "pretrain_network_g": str(tmp_path / "models" / "net_g_1.pth")}
     with pytest.raises(ValueError, match="holds no VQGAN"):
         build_model(copy.deepcopy(opt))
+    opt["path"]["started_from"] = str(tmp_path / "models" / "net_g_1.pth")
+    with pytest.raises(ValueError, match="holds no VQGAN"):
+        build_model(copy.deepcopy(opt))
     opt["path"]["started_from"] = str(whole)
     model = build_model(opt)
+    model.load_training_state(source.training_state(1))
+    assert model.sampling == model.iter.sampling == model.iter_ema.sampling == source.sampling
     for key, value in source.iter.state_dict().items():
         assert torch.equal(model.iter.state_dict()[key], value)
 

@@ -129,3 +129,9 @@ def test_a_metric_that_needs_ground_truth_says_so():
     image = np.zeros((8, 8, 3), dtype=np.uint8)
     with pytest.raises(OptionProblems, match="calculate_psnr compares with the ground truth"):
         basicsr.metrics.calculate_metric({"img": image}, {"type": "calculate_psnr", "crop_border": 0})
+
+
+def test_a_metric_that_looks_at_the_lq_image_says_so():
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
+    with pytest.raises(OptionProblems, match="calculate_color_error looks at the LQ image, which this model"):
+        basicsr.metrics.calculate_metric({"img": image, "img2": image}, {"type": "calculate_color_error"})

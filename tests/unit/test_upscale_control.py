@@ -1,6 +1,7 @@
 """`basicsr upscale`: alpha maps, variants, redrawn regions and maps, on a small network with random weights."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -246,7 +247,16 @@ def test_the_limit_of_pixels_holds(upscale, small_photo, tmp_path, capsys):
 
 def test_every_device_restores_and_the_results_are_those_of_one(upscale, small_photo, tmp_path, monkeypatch):
     used, restore = set(), iter_arch.ITER.restore
-    monkeypatch.setattr(iter_arch.ITER, "restore", lambda net, *a, **o: used.add(id(net)) or restore(net, *a, **o))
+    both = threading.Barrier(2)
+
+    def restore_noted(net, *args, **options):
+        if net not in used:
+            used.add(net)
+            if len(used) > 1:  # of the second run, in which neither device may restore all photos
+                both.wait(timeout=100)
+        return restore(net, *args, **options)
+
+    monkeypatch.setattr(iter_arch.ITER, "restore", restore_noted)
     for seed in range(1, 4):
         small_photo.with_name(f"b{seed}.png").write_bytes(small_photo.read_bytes())
     options = "--variants", 2, "--save-tokens"
