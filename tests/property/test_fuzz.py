@@ -1,6 +1,7 @@
 """Damaged images and damaged option files, by the thousand: a result or one line, never a traceback, never a hang."""
 
 import contextlib
+import copy
 import io
 import signal
 import sys
@@ -272,7 +273,7 @@ def damaged_options(draw):
             section = section[name]
         change = draw(st.sampled_from(("drop", "rename", "move", "replace", "replace", "replace")))
         if change == "replace" or isinstance(section, list):
-            section[key] = draw(VALUES)
+            section[key] = copy.deepcopy(draw(VALUES))  # the lists among them are the same ones in every example
         else:
             value = section.pop(key)
             if change == "rename":
