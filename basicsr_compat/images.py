@@ -23,7 +23,8 @@ from basicsr_compat.image_files.metadata import Metadata, metadata_of, metadata_
 from basicsr_compat.image_files.pixels import FORMATS
 
 __all__ = ["FORMATS", "Frame", "MAX_PIXELS", "Metadata", "Photo", "SUFFIXES", "UnreadableImage", "content_of",
-           "decode_image", "image_kind", "is_image", "is_whole", "printable", "read_frames", "read_photo"]  # fmt: skip
+           "decode_image", "image_kind", "is_image", "is_whole", "printable", "read_frames", "read_once",
+           "read_photo"]  # fmt: skip
 
 # Names under which images are found; what a file is, its content says.
 SUFFIXES = tuple(
@@ -152,9 +153,8 @@ def image_kind(path: str | os.PathLike) -> str | None:
     if not os.path.isfile(path):  # a pipe, which may never end
         return None
     try:
-        with open(path, "rb") as file:
-            with pixels.identify(file) as image:
-                return _kind(image.format)
+        with _damage_named(), open(path, "rb") as file, pixels.identify(file) as image:
+            return _kind(image.format)
     except (OSError, ValueError):
         return "tiff" if _starts_as_tiff(path) else None
 
@@ -193,9 +193,17 @@ def content_of(path: str | os.PathLike) -> bytes:
         start = file.read(4)
         file.seek(0)
         if os.fstat(file.fileno()).st_size > _LARGE and not start.startswith(_REPAIRED):
-            with pixels.identify(file):
+            with _damage_named(), pixels.identify(file):
                 file.seek(0)
         return file.read()
+
+
+def read_once(path: str | os.PathLike) -> bytes:
+    """`content_of` a file; raises UnreadableImage wherever that is not possible."""
+    try:
+        return content_of(path)
+    except (OSError, ValueError) as error:  # a name with a NUL
+        raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
 
 
 def printable(text: str) -> str:
@@ -234,15 +242,7 @@ def _photo(decoded: _Decoded) -> Photo:
 
 def _of_file(path: str | os.PathLike, read: Callable[[bytes], _T]) -> _T:
     """Call `read` with a file's content; an UnreadableImage names the file."""
-    try:
-        data = _named(path, lambda: content_of(path))
-    except UnreadableImage:
-        raise
-    except OSError as error:
-        raise UnreadableImage(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:  # a name with a NUL
-        raise UnreadableImage(f"{path}: {error}") from error
-    return _named(path, lambda: read(data))
+    return _named(path, lambda: read(read_once(path)))
 
 
 def _named(source: bytes | str | os.PathLike, read: Callable[[], _T]) -> _T:

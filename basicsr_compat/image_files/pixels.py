@@ -127,10 +127,7 @@ def _heif(file: IO[bytes]) -> Image.Image:
     except ImportError:
         raise UnreadableImage("it is a HEIC file, which needs another package: pip install pillow-heif") from None
     file.seek(0)
-    try:
-        return HeifImageFile(file, "")
-    except Exception as error:  # what parsers raise on arbitrary bytes has no common base
-        raise UnreadableImage(f"it is damaged ({error})") from error
+    return HeifImageFile(file, "")
 
 
 def _is_targa(file: IO[bytes]) -> bool:

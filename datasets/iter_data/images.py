@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from basicsr_compat.files import atomic_write
-from basicsr_compat.images import SUFFIXES, UnreadableImage, content_of, decode_image, printable
+from basicsr_compat.images import SUFFIXES, UnreadableImage, content_of, decode_image, printable, read_once
 
 Result = TypeVar("Result")
 # Of files that are passed over.
@@ -94,14 +94,6 @@ def read_bytes(path: str | Path, on_wait: Callable[[OSError], None] = lambda err
                 ) from error
             on_wait(error)
             time.sleep(pause)
-
-
-def read_once(path: str | Path) -> bytes:
-    """Read a file. Raises UnreadableImage where that is not possible."""
-    try:
-        return content_of(path)
-    except (OSError, ValueError) as error:  # a name with a NUL
-        raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
 
 
 def _answers(path: str | Path) -> bool:
