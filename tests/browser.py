@@ -94,11 +94,17 @@ class WebPage:
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
     def move(self, slider, presses):
-        """Move a slider by keys, to the right or, below 0, to the left."""
+        """Move a slider by a key that is held down, to the right or, below 0, to the left."""
+        from selenium.webdriver.common.action_chains import ActionChains
         from selenium.webdriver.common.keys import Keys
 
         [handle] = self.find(f"#{slider} input[type=range]")
-        handle.send_keys((Keys.ARROW_RIGHT if presses > 0 else Keys.ARROW_LEFT) * abs(presses))
+        key = Keys.ARROW_RIGHT if presses > 0 else Keys.ARROW_LEFT
+        self.driver.execute_script("arguments[0].focus()", handle)
+        held = ActionChains(self.driver)
+        for _ in range(abs(presses)):
+            held.key_down(key)
+        held.key_up(key).perform()
 
     def open(self, tab):
         """Open a tab by its name."""
