@@ -54,7 +54,7 @@ def main() -> None:
     def image(**options: object) -> Tensor:
         return match_color(net.restore(prepared, **options).image, lq)
 
-    strip(args.output / "control-alpha.jpg", [(f"alpha {a}", image(alpha=a)) for a in (0.0, 0.3, 0.6)])
+    strip(args.output / "control-alpha.jpg", [(f"alpha {a}", image(alpha=a)) for a in (0.0, 0.5, 1.0)])
     columns = [("map: 0 and 0.8", 0.8 * mask), ("result", image(alpha=0.8 * mask)), ("alpha 0", image(alpha=0.0))]
     strip(args.output / "control-map.jpg", columns)
     before = net.restore(prepared, seed=1)

@@ -43,7 +43,7 @@ SAMPLING = {
         0.0, "F", "from 0 to 1; high values give a result that is closer to the photo, and softer"
     ),
 }
-SHIPPED_SAMPLING = {"alpha": 0.2, "schedule": "linear", "fidelity": 0.45}
+SHIPPED_SAMPLING = {"alpha": 0.2, "schedule": "linear", "temperature": 0.8, "fidelity": 0.42}
 RELEASED_SAMPLING = {"alpha": 0.7, "schedule": "linear", "reevaluate": False, "redraw_kept": True}
 MAX_PIXELS = 178_956_970
 COLOR_METHODS = ("none", "adain", "wavelet")
