@@ -95,8 +95,7 @@ class WebPage:
 
     def move(self, slider, presses):
         """Move a slider by a key that is held down, to the right or, below 0, to the left."""
-        from selenium.webdriver.common.action_chains import ActionChains
-        from selenium.webdriver.common.keys import Keys
+        from selenium.webdriver import ActionChains, Keys
 
         [handle] = self.find(f"#{slider} input[type=range]")
         key = Keys.ARROW_RIGHT if presses > 0 else Keys.ARROW_LEFT
@@ -114,7 +113,7 @@ class WebPage:
 
     def paint(self, side):
         """Draw a stroke on the left or the right of what the brush paints on."""
-        from selenium.webdriver.common.action_chains import ActionChains
+        from selenium.webdriver import ActionChains
 
         self.open("Brush")
         undo = "#canvas button[aria-label='Undo']"
